@@ -1,0 +1,1 @@
+"""A thin client for NVIDIA Triton: numpy in, numpy out."""
