@@ -175,7 +175,7 @@ def reshape_mixes_rows(folder: Path) -> Path:
 
 def non_max_suppression(folder: Path) -> Path:
     """boxes FP32 [batch, 6, 4], scores FP32 [batch, 1, 6] -> picked INT64 [found, 3]: as many rows as the data asks."""
-    weights = {"most": np.array([3], np.int64), "overlap": np.array([0.5], np.float32)}
+    weights: Weights = {"most": np.array([3], np.int64), "overlap": np.array([0.5], np.float32)}
     nodes = [_node("NonMaxSuppression", "boxes scores most overlap", "picked")]
     inputs = [_value("boxes", ["batch", 6, 4]), _value("scores", ["batch", 1, 6])]
     outputs = [_value("picked", ["found", 3], TensorProto.INT64)]
@@ -193,7 +193,8 @@ def conditional(folder: Path) -> Path:
         _node("Greater", "sum zero", "positive"),
         _node("If", "positive", "y", **branches),
     ]
-    weights = _random(step=(3,)) | {"zero": np.array(0, np.float32)}
+    weights = _random(step=(3,))
+    weights["zero"] = np.array(0, np.float32)
     return _write(folder, "conditional", nodes, [_value("x", ["batch", 3])], [_value("y", ["batch", 3])], weights)
 
 
