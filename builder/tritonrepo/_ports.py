@@ -1,0 +1,52 @@
+"""TCP ports: which are free, and who listens on one that is not."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+from pathlib import Path
+
+_LISTEN = "0A"
+
+
+def free_ports(host: str, count: int) -> list[int]:
+    """Ports that were free a moment ago. All are held until the last is chosen, so no two are equal."""
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket(_family(host))) for _ in range(count)]
+        for each in sockets:
+            each.bind((host, 0))
+        return [int(each.getsockname()[1]) for each in sockets]
+
+
+def is_free(host: str, port: int) -> bool:
+    """Whether a server could listen there now."""
+    with socket.socket(_family(host)) as probe:
+        # Connections of an earlier server that linger (TIME_WAIT) are no obstacle to a new one.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+            probe.listen(1)
+        except OSError:
+            return False
+    return True
+
+
+def listener(port: int) -> str | None:
+    """Who listens on the port, such as ``tritonserver (process 4711)``; None where this user may not know."""
+    inodes = set()
+    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
+        with contextlib.suppress(OSError):
+            for line in Path(table).read_text(encoding="ascii").splitlines()[1:]:
+                fields = line.split()
+                if fields[3] == _LISTEN and int(fields[1].rpartition(":")[2], 16) == port:
+                    inodes.add(f"socket:[{fields[9]}]")
+    for process in Path("/proc").glob("[0-9]*") if inodes else ():
+        # Processes end while they are looked at, and those of other users cannot be looked into.
+        with contextlib.suppress(OSError):
+            if any(str(link.readlink()) in inodes for link in (process / "fd").iterdir()):
+                return f"{(process / 'comm').read_text(encoding='utf-8').strip()} (process {process.name})"
+    return None
+
+
+def _family(host: str) -> socket.AddressFamily:
+    return socket.AF_INET6 if ":" in host else socket.AF_INET
