@@ -127,7 +127,7 @@ def _read_json(path: Path) -> object | None:
 def _hash_file(path: Path) -> str:
     with path.open("rb") as file:
         if hasattr(hashlib, "file_digest"):
-            return hashlib.file_digest(file, "sha256").hexdigest()
+            return str(hashlib.file_digest(file, "sha256").hexdigest())
         value = hashlib.sha256()  # Python 3.10
         while block := file.read(1 << 20):
             value.update(block)

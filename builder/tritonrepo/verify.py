@@ -1,28 +1,36 @@
-"""Artefact against reference -> Verdict. The reference is ONNX Runtime, FP32 on the CPU, on the untouched model."""
+"""Artefact against reference -> Verdict. The reference is ONNX Runtime, FP32 on the CPU, on the untouched model.
+
+Where the model batches, the reference answers each row by itself and the artefact answers the rows as one batch, so
+that one comparison proves both: the artefact computes what the model does, and a request's answer does not depend on
+the requests that Triton put beside it.
+"""
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+from tritonrepo.compare import FLOATS, OutputError, compare
+from tritonrepo.errors import ModelError, VerificationError
+from tritonrepo.introspect import Signature, Tensor
+from tritonrepo.plan import Plan, Shape, axis_key
+from tritonrepo.prepare import Prepared
+from tritonrepo.spec import ModelSpec, Verification
 
-@dataclass(frozen=True)
-class OutputError:
-    """Largest error of one output over all samples of one shape set."""
+if TYPE_CHECKING:
+    import numpy as np
+    import onnxruntime
 
-    output: str
-    at: str
-    """``min``, ``opt``, ``max``, a sample's file name, or ``rows`` for the batch proof."""
-    shape: tuple[int, ...]
-    max_abs: float
-    max_rel: float
-    cosine: float
-    nans: int
-    """NaN where the reference has none (Inf likewise); equal NaN and Inf are no error."""
-    infs: int
-    ok: bool
-    worst_index: tuple[int, ...]
-    worst_got: float | str
-    worst_want: float | str
+    Arrays = Mapping[str, "np.ndarray[Any, Any]"]
+
+#: Threads of one ONNX Runtime session; the pipeline shares the cores among models that are built at once.
+THREADS_VARIABLE = "TRITONREPO_THREADS"
+
+#: Sizes that are tried, in this order, for axes that the spec gives no range for.
+_SIZES_TO_TRY = (64, 224, 32, 128, 16, 8, 4, 2, 1, 256, 512)
 
 
 @dataclass(frozen=True)
@@ -31,5 +39,259 @@ class Verdict:
 
     ok: bool
     rows_independent: bool | None
-    """Whether rows of a batch were shown to be independent; None where batching was not asked for."""
+    """Whether rows of a batch were shown to be independent; None where the model does not batch."""
+    rows_reason: str | None
+    """Which output mixed rows, and where; None where none did."""
     errors: tuple[OutputError, ...]
+
+
+def verify(spec: ModelSpec, signature: Signature, prepared: Prepared, plan: Plan) -> Verdict:
+    """Compare the artefact with the reference on the user's samples, or on generated ones at every profile's shapes.
+
+    Raises:
+        ModelError: ONNX Runtime cannot load or run the model.
+        VerificationError: a sample does not fit the model.
+    """
+    reference = Session(signature.path, optimize=False)
+    artefact = Session(prepared.path, optimize=True)
+    batch = plan.max_batch_size
+    errors: list[OutputError] = []
+    for at, inputs in _samples(spec, signature, plan):
+        try:
+            got = artefact.run(inputs)
+        except ModelError as error:
+            if not batch or _rows(inputs) == 1 or not _runs_by_row(reference, inputs):
+                raise
+            return Verdict(False, False, f"single rows run, but {error.message}", tuple(errors))
+        by_row = _compare_all(spec, signature, at, got, _by_row(reference, inputs, signature)) if batch else ()
+        if by_row and all(error.ok for error in by_row):
+            errors += by_row
+            continue
+        # The rows do not add up, or there are none: hold the artefact against the reference on the same batch.
+        whole = _compare_all(spec, signature, at, got, reference.run(inputs))
+        if batch and all(error.ok for error in whole):
+            return Verdict(False, False, _rows_mixed(at, by_row), tuple(errors))
+        errors += whole
+    return Verdict(all(error.ok for error in errors), True if batch else None, None, tuple(errors))
+
+
+def explain(verdict: Verdict, spec: ModelSpec, signature: Signature) -> VerificationError:
+    """The error for a failed verdict: the worst output, index and values."""
+    failed = [error for error in verdict.errors if not error.ok]
+    worst = max(failed, key=lambda error: (error.nans + error.infs, error.max_abs))
+    return VerificationError(
+        f"model {spec.name}: verification failed for {len({error.output for error in failed})} of "
+        f"{len(signature.outputs)} outputs; worst: {worst}",
+        where=spec.onnx,
+        hint="Nothing was published. If the error is acceptable, set verification.tolerance (atol, rtol) in the spec; "
+        "outputs that differ between two runs (random operators) cannot be verified.",
+    )
+
+
+def find_sizes(signature: Signature, axes: tuple[str, ...], seed: int = 0) -> dict[str, int] | None:
+    """Sizes for dynamic axes at which the model runs: 1 for a first axis, and one common size for the others."""
+    session = Session(signature.path, optimize=False)
+    first = {axis_key(tensor, 0) for tensor in signature.inputs if tensor.shape}
+    for size in _SIZES_TO_TRY:
+        sizes = {axis: 1 if axis in first else size for axis in axes}
+        shapes = {
+            tensor.name: tuple(
+                dim if isinstance(dim, int) else sizes.get(axis_key(tensor, axis), 1)
+                for axis, dim in enumerate(tensor.shape)
+            )
+            for tensor in signature.inputs
+        }
+        try:
+            session.run(_generate(Verification(seed=seed), signature, shapes, "opt", 0))
+        except ModelError:
+            continue
+        return sizes
+    return None
+
+
+class Session:
+    """An ONNX Runtime session on the CPU. ``optimize=False`` runs the graph as it was written."""
+
+    def __init__(self, path: Path, *, optimize: bool) -> None:
+        import onnxruntime as ort
+
+        options = ort.SessionOptions()
+        level = ort.GraphOptimizationLevel
+        options.graph_optimization_level = level.ORT_ENABLE_ALL if optimize else level.ORT_DISABLE_ALL
+        options.log_severity_level = 4  # what goes wrong is raised; the rest is noise between our lines
+        options.intra_op_num_threads = int(os.environ.get(THREADS_VARIABLE, "0"))
+        self.path = path
+        try:
+            self._session: onnxruntime.InferenceSession = ort.InferenceSession(
+                str(path), options, providers=["CPUExecutionProvider"]
+            )
+        except Exception as error:  # ONNX Runtime raises a dozen classes without a common base
+            raise ModelError(
+                f"ONNX Runtime cannot load the model: {_words(error)}",
+                where=path,
+                hint="An operator or type that is not implemented must be replaced before export.",
+            ) from None
+        self.outputs = tuple(output.name for output in self._session.get_outputs())
+
+    def run(self, inputs: Arrays) -> dict[str, np.ndarray[Any, Any]]:
+        """All outputs by name."""
+        import numpy as np
+
+        try:
+            values = self._session.run(None, dict(inputs))
+        except Exception as error:  # see __init__
+            shapes = ", ".join(f"{name} {list(array.shape)}" for name, array in inputs.items())
+            raise ModelError(
+                f"the model does not run on {shapes}: {_words(error)}",
+                where=self.path,
+                hint="Narrow the ranges under `shapes:` to what the model accepts, or give verification.samples.",
+            ) from None
+        return {name: np.asarray(value) for name, value in zip(self.outputs, values, strict=True)}
+
+
+def _by_row(reference: Session, inputs: Arrays, signature: Signature) -> Arrays:
+    """The reference's answers to each row alone, one after the other along the first axis."""
+    import numpy as np
+
+    answers = [reference.run(_row(inputs, row)) for row in range(_rows(inputs))]
+    stacked = {}
+    for output in signature.outputs:
+        parts = [np.atleast_1d(answer[output.name]) for answer in answers]
+        same = len({part.shape[1:] for part in parts}) == 1
+        stacked[output.name] = np.concatenate(parts if same else [part.ravel() for part in parts])
+    return stacked
+
+
+def _runs_by_row(reference: Session, inputs: Arrays) -> bool:
+    try:
+        reference.run(_row(inputs, 0))
+    except ModelError:
+        return False
+    return True
+
+
+def _row(inputs: Arrays, row: int) -> Arrays:
+    return {name: array[row : row + 1] for name, array in inputs.items()}
+
+
+def _rows(inputs: Arrays) -> int:
+    return len(next(iter(inputs.values())))
+
+
+def _rows_mixed(at: str, by_row: tuple[OutputError, ...]) -> str:
+    """Why rows are not independent, from a comparison of a batch with its rows that failed."""
+    error = next(error for error in by_row if not error.ok)
+    if isinstance(error.worst_got, str) and not error.worst_index:
+        return f"output {error.output} has {error.worst_got} for a batch and {error.worst_want} from its rows ({at})"
+    return f"row {error.worst_index[0]} of output {error.output} changes with the other rows of its batch ({at})"
+
+
+def _samples(spec: ModelSpec, signature: Signature, plan: Plan) -> Iterator[tuple[str, Arrays]]:
+    """The user's samples, or generated ones at the min, opt and max shapes of each profile."""
+    if spec.verification.samples:
+        loaded = [(path.name, _load_sample(path, signature, plan)) for path in spec.verification.samples]
+        yield from loaded
+        if plan.max_batch_size > 1 and all(_rows(arrays) == 1 for _, arrays in loaded):
+            yield f"{loaded[0][0]}, two rows", _two_rows(loaded[0][1])
+        return
+    for number, profile in enumerate(plan.profiles):
+        seen: list[Mapping[str, Shape]] = []
+        for at in ("min", "opt", "max"):
+            shapes: Mapping[str, Shape] = getattr(profile, at)
+            if shapes in seen:
+                continue
+            seen.append(shapes)
+            label = at if len(plan.profiles) == 1 else f"{at} of profile {number}"
+            for repeat in range(max(1, spec.verification.generated)):
+                yield label, _generate(spec.verification, signature, shapes, at, repeat)
+
+
+def _two_rows(row: Arrays) -> Arrays:
+    """A batch of a row and another one made of the same values, so that there is something to mix."""
+    import numpy as np
+
+    return {name: np.concatenate([array, np.roll(array, 1, axis=-1)]) for name, array in row.items()}
+
+
+def _load_sample(path: Path, signature: Signature, plan: Plan) -> Arrays:
+    import numpy as np
+
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+    except (OSError, ValueError) as error:
+        raise VerificationError(
+            f"the sample cannot be read: {error}", where=path, hint="Write it with numpy.savez."
+        ) from None
+    names = {tensor.name for tensor in signature.inputs}
+    if set(arrays) != names:
+        raise VerificationError(
+            f"the sample holds {', '.join(sorted(arrays)) or 'nothing'}; "
+            f"the model's inputs are {', '.join(sorted(names))}",
+            where=path,
+            hint="Save one array for each input: numpy.savez(path, **{name: array, ...}).",
+        )
+    return {tensor.name: _fit(arrays[tensor.name], tensor, path, plan) for tensor in signature.inputs}
+
+
+def _fit(array: np.ndarray[Any, Any], tensor: Tensor, path: Path, plan: Plan) -> np.ndarray[Any, Any]:
+    dtype = numpy_dtype(tensor.dtype)
+    fits = array.ndim == len(tensor.shape) and all(
+        not isinstance(dim, int) or dim == size for dim, size in zip(tensor.shape, array.shape, strict=False)
+    )
+    kind_fits = array.dtype == dtype or (tensor.dtype == "STRING" and array.dtype.kind in "US")
+    if not fits or not kind_fits:
+        raise VerificationError(
+            f"sample array {tensor.name} is {array.dtype}{list(array.shape)}; the input is {tensor}",
+            where=path,
+            hint="Give the whole shape, batch axis included, in the input's own type.",
+        )
+    return array.astype(dtype)
+
+
+def _generate(how: Verification, signature: Signature, shapes: Mapping[str, Shape], at: str, repeat: int) -> Arrays:
+    """Values for every input, by seed; the same whatever ran before."""
+    import numpy as np
+
+    random = np.random.default_rng([how.seed, ("min", "opt", "max").index(at), repeat])
+    return {tensor.name: _values(random, how, tensor.dtype, shapes[tensor.name]) for tensor in signature.inputs}
+
+
+def _values(random: np.random.Generator, how: Verification, dtype: str, shape: Shape) -> np.ndarray[Any, Any]:
+    import numpy as np
+
+    low = 0.0 if how.low is None else how.low
+    if dtype == "STRING":
+        words = np.array([f"text {number}" for number in random.integers(0, 1000, size=shape).ravel()], dtype=object)
+        return words.reshape(shape)
+    if dtype == "BOOL":
+        return random.integers(0, 2, size=shape).astype(bool)
+    if dtype in FLOATS:
+        high = 1.0 if how.high is None else how.high
+        return (low + (high - low) * random.random(shape)).astype(numpy_dtype(dtype))
+    high = 2.0 if how.high is None else how.high
+    return random.integers(int(low), int(high), size=shape, dtype=np.int64).astype(numpy_dtype(dtype))
+
+
+def numpy_dtype(dtype: str) -> np.dtype[Any]:
+    """The numpy type of one of Triton's; strings are objects."""
+    import numpy as np
+
+    names = {"FP16": "float16", "FP32": "float32", "FP64": "float64", "BOOL": "bool", "STRING": "object"}
+    return np.dtype(names.get(dtype, dtype.lower()))
+
+
+def _compare_all(spec: ModelSpec, signature: Signature, at: str, got: Arrays, want: Arrays) -> tuple[OutputError, ...]:
+    how = spec.verification
+    return tuple(
+        compare(output, at, got[output.name], want[output.name], how.outputs.get(output.name, how.tolerance))
+        for output in signature.outputs
+    )
+
+
+def _words(error: Exception) -> str:
+    """The first line of an ONNX Runtime error, without its class and location."""
+    text = " ".join(str(error).split())
+    for mark in ("] : ", "Status Message: "):
+        text = text.rpartition(mark)[2] or text
+    return text[:500]

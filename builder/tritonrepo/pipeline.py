@@ -1,0 +1,367 @@
+"""The order of the steps, for one model:
+
+    spec -> introspect -> prepare -> plan -> verify -> render -> check -> (publish)
+
+Each step runs only when something it depends on changed; otherwise its result comes from the cache. Publishing, which
+changes the world, is ``build``'s; all before it happens in a worker process and touches only the cache.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Protocol, TypeVar
+
+from pydantic import TypeAdapter
+
+from tritonrepo import _tensorrt
+from tritonrepo import plan as planning
+from tritonrepo import verify as verification
+from tritonrepo.check import RepositoryModel, check_model
+from tritonrepo.compare import OutputError
+from tritonrepo.errors import ModelError
+from tritonrepo.fingerprint import Cache, digest, key_of, tool_version
+from tritonrepo.introspect import Signature, introspect
+from tritonrepo.plan import Plan
+from tritonrepo.prepare import PASSES, Prepared, prepare
+from tritonrepo.publish import Staged
+from tritonrepo.render import Rendered, render, templates_digest
+from tritonrepo.spec import ModelSpec
+from tritonrepo.verify import Verdict
+
+T = TypeVar("T")
+
+#: Steps in their order, as progress shows them.
+STEPS = ("introspect", "prepare", "plan", "verify", "render", "check", "publish")
+
+#: Severities that keep a model out of the repository.
+_BLOCKING = ("reject", "breaks")
+
+
+@dataclass(frozen=True)
+class Event:
+    """A step began (``start``), ended (``done``), or was answered from the cache (``cached``)."""
+
+    step: str
+    status: str
+    seconds: float = 0.0
+
+    def __str__(self) -> str:
+        return self.step
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a worker needs to build one model."""
+
+    model: ModelSpec
+    cache: Path
+    templates: Path | None
+    triton: str
+
+
+@dataclass(frozen=True)
+class Built:
+    """A model that may be published, and what is to be said of it."""
+
+    staged: Staged
+    signature: Signature
+    plan: Plan
+    verdict: Verdict
+    changes: tuple[str, ...]
+    files: tuple[Path, ...]
+    """Every file that the result depends on."""
+    cached: bool
+    """Whether every step came from the cache."""
+
+    @property
+    def worst(self) -> OutputError | None:
+        """The output with the largest error."""
+        return max(self.verdict.errors, key=lambda error: (error.max_rel, error.max_abs), default=None)
+
+
+def build_model(task: Task, emit: Callable[[Event], None]) -> Built:
+    """Everything between the spec and publishing, for one model."""
+    started = time.time()
+    model, cache = task.model, Cache(task.cache)
+    steps = _Steps(cache, emit)
+    onnx_digest = cache.file_digest(_readable(model.onnx))
+
+    signature = steps.run(
+        "introspect",
+        TypeAdapter(Signature),
+        ("onnx",),
+        {"path": model.onnx, "onnx": onnx_digest},
+        lambda: introspect(model.onnx),
+        late=lambda found: _digests(cache, found.external_data),
+    )
+    source = {"path": model.onnx, "onnx": onnx_digest, "external": _digests(cache, signature.external_data)}
+    prepare_key = digest([source, [run.__name__ for run in PASSES], tool_version("tritonrepo")])
+    prepared = steps.run(
+        "prepare",
+        TypeAdapter(Prepared),
+        ("onnx",),
+        {"source": source, "passes": [run.__name__ for run in PASSES]},
+        lambda: prepare(signature, lambda fill: cache.folder("prepared", prepare_key, fill)),
+        late=lambda found: _digests(cache, (found.path, *found.external_data)),
+    )
+    chosen, verdict = _plan_and_verify(task, steps, signature, prepared, source)
+    rendered = steps.run(
+        "render",
+        _RenderedCodec(),
+        ("jinja2", "tritonclient", "protobuf"),
+        {
+            "settings": settings(model),
+            "files": _digests(cache, setting_files(model)),
+            "signature": digest(TypeAdapter(Signature).dump_python(signature, mode="json")),
+            "plan": digest(TypeAdapter(Plan).dump_python(chosen, mode="json")),
+            "templates": templates_digest(task.templates),
+        },
+        lambda: render(model, signature, chosen, task.templates),
+    )
+    emit(Event("check", "start"))
+    _check(model, rendered, chosen)
+    emit(Event("check", "done"))
+
+    sources = _digests(cache, chosen.files.values())
+    staged = Staged(
+        name=model.name,
+        model_files=rendered.model_files,
+        version_files={**chosen.files, **rendered.version_files},
+        verdict=_verdict_document(task, steps, signature, prepared, chosen, verdict),
+        provenance=_provenance(started, steps),
+        digests=sources,
+    )
+    return Built(
+        staged=staged,
+        signature=signature,
+        plan=chosen,
+        verdict=verdict,
+        changes=tuple(change.what for change in prepared.changes),
+        files=(model.onnx, *signature.external_data, *setting_files(model)),
+        cached=steps.all_cached,
+    )
+
+
+def _plan_and_verify(
+    task: Task, steps: _Steps, signature: Signature, prepared: Prepared, source: Mapping[str, object]
+) -> tuple[Plan, Verdict]:
+    """Plan and prove it; where rows turn out to depend on each other, plan without batching and prove that."""
+    model, cache = task.model, steps.cache
+    tensorrt = _tensorrt.availability()
+    artefact = _digests(cache, (prepared.path, *prepared.external_data))
+    rows_mix: str | None = None
+    while True:
+        chosen = steps.run(
+            "plan",
+            TypeAdapter(Plan),
+            ("onnxruntime",),
+            {
+                "source": source,
+                "prepared": artefact,
+                "settings": settings(model, "name", "engine", "precision", "batching", "shapes"),
+                "tensorrt": tensorrt.reason,
+                "rows_mix": rows_mix,
+            },
+            lambda: planning.plan(
+                model,
+                signature,
+                prepared,
+                tensorrt,
+                guess=lambda axes: verification.find_sizes(signature, axes),
+                rows_mix=rows_mix,  # noqa: B023 - called before the loop goes on
+            ),
+        )
+        verdict = steps.run(
+            "verify",
+            TypeAdapter(Verdict),
+            ("onnxruntime", "numpy"),
+            {
+                "source": source,
+                "prepared": artefact,
+                "settings": settings(model, "verification"),
+                "samples": _digests(cache, model.verification.samples),
+                "profiles": TypeAdapter(Plan).dump_python(chosen, mode="json")["profiles"],
+                "max_batch_size": chosen.max_batch_size,
+            },
+            lambda: verification.verify(model, signature, prepared, chosen),  # noqa: B023 - called at once
+        )
+        if verdict.ok:
+            return chosen, verdict
+        if not verdict.rows_reason:
+            raise verification.explain(verdict, model, signature)
+        rows_mix = verdict.rows_reason
+
+
+def settings(model: ModelSpec, *only: str) -> Any:
+    """A model's settings as JSON values. Files appear by name: where they lie is no part of what is built."""
+    return _portable(model.model_dump(include=set(only) or None))
+
+
+def setting_files(model: ModelSpec) -> tuple[Path, ...]:
+    """Files besides the ONNX that the spec names: samples, labels, warmup data."""
+    warmups = model.warmup if not isinstance(model.warmup, str) else ()
+    data = [each.data for warmup in warmups for each in warmup.inputs.values() if isinstance(each.data, Path)]
+    return (*model.verification.samples, *model.labels.values(), *data)
+
+
+class Codec(Protocol[T]):
+    """Turns a result into JSON values and back; pydantic's TypeAdapter is one."""
+
+    def dump_python(self, instance: T, /, *, mode: Literal["json"]) -> Any:
+        """The value as JSON values."""
+
+    def validate_python(self, value: Any, /) -> T:
+        """The value from JSON values."""
+
+
+class _RenderedCodec:
+    """Rendered holds texts and paths side by side, which JSON would not tell apart."""
+
+    def dump_python(self, instance: Rendered, /, *, mode: Literal["json"]) -> Any:  # noqa: ARG002 - TypeAdapter's
+        return [
+            {
+                name: ["path", str(file)] if isinstance(file, Path) else ["text", file.decode()]
+                for name, file in files.items()
+            }
+            for files in (instance.model_files, instance.version_files)
+        ]
+
+    def validate_python(self, value: Any, /) -> Rendered:
+        return Rendered(
+            *(
+                {name: Path(text) if kind == "path" else text.encode() for name, (kind, text) in files.items()}
+                for files in value
+            )
+        )
+
+
+@dataclass
+class _Steps:
+    """Runs steps, or finds their results in the cache; remembers how long each took."""
+
+    cache: Cache
+    emit: Callable[[Event], None]
+    seconds: dict[str, float] = field(default_factory=dict)
+    all_cached: bool = True
+
+    def run(
+        self,
+        step: str,
+        codec: Codec[T],
+        tools: tuple[str, ...],
+        inputs: Mapping[str, object],
+        compute: Callable[[], T],
+        late: Callable[[T], object] = lambda _: None,
+    ) -> T:
+        """The step's result.
+
+        Args:
+            step: its name.
+            codec: turns the result into JSON values and back.
+            tools: distributions whose version it depends on.
+            inputs: all else that it depends on, known beforehand.
+            compute: makes the result.
+            late: what it depends on that only the result names (the files of external data); compared on a hit.
+        """
+        key = key_of(step, tools, inputs)
+        stored = self.cache.get("steps", key)
+        if isinstance(stored, dict):
+            result = codec.validate_python(stored["result"])
+            try:
+                fresh = stored["late"] == late(result)
+            except OSError:  # a file that it names is gone
+                fresh = False
+            if fresh:
+                self.emit(Event(step, "cached"))
+                return result
+        self.all_cached = False
+        self.emit(Event(step, "start"))
+        begun = time.perf_counter()
+        result = compute()
+        self.seconds[step] = self.seconds.get(step, 0.0) + time.perf_counter() - begun
+        self.cache.put("steps", key, {"result": codec.dump_python(result, mode="json"), "late": late(result)})
+        self.emit(Event(step, "done", self.seconds[step]))
+        return result
+
+
+def _check(model: ModelSpec, rendered: Rendered, chosen: Plan) -> None:
+    """Hold what would be published against the checker's rules."""
+    text = rendered.model_files["config.pbtxt"]
+    assert isinstance(text, bytes)  # noqa: S101 - the config is rendered, never copied
+    files = frozenset((*chosen.files, *rendered.version_files))
+    view = RepositoryModel(model.name, Path(model.name), text.decode(), {"1": files})
+    for finding in check_model(view):
+        if finding.severity in _BLOCKING:
+            raise ModelError(
+                f"model {model.name} would not be served: {finding.rule}: {finding.message}",
+                where=model.onnx,
+                hint=f"Nothing was published. {finding.hint}",
+            )
+
+
+def _verdict_document(
+    task: Task, steps: _Steps, signature: Signature, prepared: Prepared, chosen: Plan, verdict: Verdict
+) -> dict[str, object]:
+    """What is written beside the version: how it was made and what was proven. No times, hosts or absolute paths, so
+    that two builds of the same inputs write the same bytes.
+    """
+    plan_document = TypeAdapter(Plan).dump_python(chosen, mode="json")
+    folder = signature.path.parent
+    external = {str(file.relative_to(folder)): steps.cache.file_digest(file) for file in signature.external_data}
+    tools = ("onnx", "onnxruntime", "numpy", "jinja2", "tritonclient", "protobuf")
+    return {
+        "model": task.model.name,
+        "onnx": {
+            "name": task.model.onnx.name,
+            "sha256": steps.cache.file_digest(signature.path),
+            "external_data": external,
+        },
+        "opset": dict(signature.opset),
+        "settings": settings(task.model),
+        "triton": task.triton,
+        "tools": {tool: tool_version(tool) for tool in tools},
+        "changes": [change.what for change in prepared.changes],
+        **{name: plan_document[name] for name in ("engine", "max_batch_size", "batch_reason", "profiles")},
+        "verdict": TypeAdapter(Verdict).dump_python(verdict, mode="json"),
+    }
+
+
+def _provenance(started: float, steps: _Steps) -> dict[str, object]:
+    from tritonrepo import __version__
+
+    return {
+        "tritonrepo": __version__,
+        "host": platform.node(),
+        "platform": platform.platform(),
+        "python": platform.python_version(),
+        "cpus": os.cpu_count(),
+        "gpu": None,
+        "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(started)),
+        "seconds": {step: round(seconds, 3) for step, seconds in steps.seconds.items()},
+    }
+
+
+def _digests(cache: Cache, files: Any) -> dict[str, str]:
+    return {str(file): cache.file_digest(file) for file in files}
+
+
+def _readable(path: Path) -> Path:
+    """The path, when there is such a file; the step that reads it explains better than a failed hash could."""
+    if not path.is_file():
+        introspect(path)
+    return path
+
+
+def _portable(value: Any) -> Any:
+    if isinstance(value, Path):
+        return value.name
+    if isinstance(value, Mapping):
+        return {str(key): _portable(item) for key, item in value.items()}
+    if isinstance(value, list | tuple | set):
+        return [_portable(item) for item in value]
+    return value
