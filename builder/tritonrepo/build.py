@@ -16,7 +16,7 @@ from typing import Any
 from tritonrepo.errors import TritonrepoError
 from tritonrepo.fingerprint import Cache, digest, stat_of, tool_version
 from tritonrepo.lock import Lock, repository_lock
-from tritonrepo.publish import Published, PublishedState, publish, published, recover
+from tritonrepo.publish import Published, PublishedState, prune, publish, published, recover
 from tritonrepo.render import templates_digest
 from tritonrepo.spec import ModelSpec, Spec, fragment
 
@@ -73,11 +73,13 @@ class BuildOptions:
         jobs: models built at once; by default one for each core.
         wait: whether to wait for another build of the same repository, or for how many seconds.
         keep_going: publish the models that were proven although others failed.
+        prune: remove the models that tritonrepo published and the spec no longer names.
     """
 
     jobs: int | None = None
     wait: bool | float = True
     keep_going: bool = False
+    prune: bool = False
 
 
 def build(
@@ -108,7 +110,9 @@ def build(
                 for model in stale:
                     if model.name in built:
                         results[model.name] = _publish(spec, model, built[model.name], stamps, lock, on_event)
-    order = [model.name for model in spec.models]
+        order = [model.name for model in spec.models]
+        if options.prune and not failures:
+            prune(spec.repository, set(order), lock)
     return BuildResult(
         models=tuple(results[name] for name in order if name in results),
         failures={name: failures[name] for name in order if name in failures},

@@ -1,0 +1,6 @@
+"""``python -m tritonrepo``."""
+
+from tritonrepo.cli import main
+
+if __name__ == "__main__":
+    main()
