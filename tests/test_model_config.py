@@ -113,6 +113,14 @@ FAULTS: list[tuple[dict[Any, Any], tuple[str, str, str | None]]] = [
         ),
     ),
     (
+        {"model_metrics": {"metric_control": [{"histogram_options": {"buckets": [1e39, 10**400]}}]}},
+        (
+            "model_metrics.metric_control[0].histogram_options.buckets[1]",
+            "1" + 56 * "0" + "... is out of range for a 64-bit float",
+            None,
+        ),
+    ),
+    (
         {"sequence_batching": {"direct": {"minimum_slot_utilization": "0.5"}}},
         ("sequence_batching.direct.minimum_slot_utilization", 'expected a number, got "0.5"', None),
     ),

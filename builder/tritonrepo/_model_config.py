@@ -238,12 +238,8 @@ def _fill_map(target: Any, field: FieldDescriptor, value: object, path: str, fau
 
 def _plain(field: FieldDescriptor, value: object, path: str, faults: list[ConfigFault]) -> Any | None:
     """Give ``value`` as the field takes it, or None after adding a fault."""
-    reader = _READERS.get(field.cpp_type)
-    if reader is None:  # double and bytes: no field of the schema has them so far
-        faults.append((path, "a field of this type cannot be set here", None))
-        return None
     try:
-        return reader(field, value)
+        return _READERS[field.cpp_type](field, value)
     except _UnfitError as error:
         faults.append((path, error.message, error.hint))
         return None
@@ -281,10 +277,11 @@ def _read_int(low: int, high: int) -> Callable[[FieldDescriptor, object], int]:
 def _read_float(field: FieldDescriptor, value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise _UnfitError(f"expected a number, got {_shown(value)}")
+    bits = 32 if field.cpp_type == field.CPPTYPE_FLOAT else 64
     try:
-        struct.pack("<f", value)
+        struct.pack("<f" if bits == 32 else "<d", value)
     except (OverflowError, struct.error):
-        raise _UnfitError(f"{_shown(value)} is out of range for a 32-bit float") from None
+        raise _UnfitError(f"{_shown(value)} is out of range for a {bits}-bit float") from None
     return float(value)
 
 
@@ -311,6 +308,7 @@ _READERS: Mapping[int, Callable[[FieldDescriptor, object], Any]] = {
     2: _read_int(-(2**63), 2**63 - 1),
     3: _read_int(0, 2**32 - 1),
     4: _read_int(0, 2**64 - 1),
+    5: _read_float,
     6: _read_float,
     7: _read_bool,
     8: _read_enum,
