@@ -93,7 +93,8 @@ def _amounts(got: Array, want: Array, tolerance: Tolerance) -> tuple[Array, Arra
     same = (got == want) | (_isnan(got) & _isnan(want))
     with np.errstate(invalid="ignore", over="ignore"):
         amounts = np.where(same, 0.0, np.abs(got.astype(np.float64) - want.astype(np.float64)))
-        wrong = ~same & ~(amounts <= atol + rtol * np.abs(want.astype(np.float64)))
+        within = np.isfinite(want.astype(np.float64)) & (amounts <= atol + rtol * np.abs(want.astype(np.float64)))
+        wrong = ~same & ~within
     return amounts, wrong
 
 

@@ -222,22 +222,16 @@ class Codec(Protocol[T]):
 class _RenderedCodec:
     """Rendered holds texts and paths side by side, which JSON would not tell apart."""
 
-    def dump_python(self, instance: Rendered, /, *, mode: Literal["json"]) -> Any:  # noqa: ARG002 - TypeAdapter's
-        return [
-            {
-                name: ["path", str(file)] if isinstance(file, Path) else ["text", file.decode()]
-                for name, file in files.items()
-            }
-            for files in (instance.model_files, instance.version_files)
-        ]
+    def dump_python(self, instance: Rendered, /, *, mode: Literal["json"]) -> Any:
+        copied = {name: str(file) for name, file in instance.model_files.items() if isinstance(file, Path)}
+        written = {name: text.decode() for name, text in instance.model_files.items() if isinstance(text, bytes)}
+        version = {name: text.decode() for name, text in instance.version_files.items()}
+        return {"copied": copied, "written": written, "version": version}
 
     def validate_python(self, value: Any, /) -> Rendered:
-        return Rendered(
-            *(
-                {name: Path(text) if kind == "path" else text.encode() for name, (kind, text) in files.items()}
-                for files in value
-            )
-        )
+        copied = {name: Path(file) for name, file in value["copied"].items()}
+        written = {name: text.encode() for name, text in value["written"].items()}
+        return Rendered({**written, **copied}, {name: text.encode() for name, text in value["version"].items()})
 
 
 @dataclass

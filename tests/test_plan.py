@@ -1,0 +1,136 @@
+"""Which engine, batch and shapes are chosen, and what is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import graphs
+from tritonrepo._tensorrt import Availability
+from tritonrepo.errors import EngineError, ModelError
+from tritonrepo.introspect import introspect
+from tritonrepo.plan import Plan, plan
+from tritonrepo.prepare import Prepared
+from tritonrepo.spec import ModelSpec
+
+NO_TENSORRT = Availability(False, "TensorRT cannot be used here: it is not installed")
+
+
+def no_guess(axes: tuple[str, ...]) -> Mapping[str, int] | None:
+    raise AssertionError(f"sizes were asked for: {axes}")
+
+
+def planned(path: Path, *, guess: Any = no_guess, rows_mix: str | None = None, **settings: Any) -> Plan:
+    spec = ModelSpec.model_validate({"name": "m", "onnx": path, **settings})
+    signature = introspect(path)
+    prepared = Prepared(path, signature.external_data, ())
+    return plan(spec, signature, prepared, NO_TENSORRT, guess=guess, rows_mix=rows_mix)
+
+
+def test_auto_falls_to_python_and_says_why(tmp_path: Path) -> None:
+    chosen = planned(graphs.mlp(tmp_path))
+    assert (chosen.engine, chosen.engine_reason) == ("python", f"auto: {NO_TENSORRT.reason}")
+
+
+def test_auto_batch_takes_the_default_and_a_profile_fits_it(tmp_path: Path) -> None:
+    chosen = planned(graphs.mlp(tmp_path))
+    assert chosen.max_batch_size == 32
+    profile = chosen.profiles[0]
+    assert (profile.min["x"], profile.opt["x"], profile.max["x"]) == ((1, 4), (8, 4), (32, 4))
+
+
+def test_files_of_external_data_keep_their_place(tmp_path: Path) -> None:
+    path = graphs.external_data_in_subfolder(tmp_path)
+    data = path.parent / "weights" / "data.bin"
+    assert planned(path).files == {"model.onnx": path, "weights/data.bin": data}
+
+
+def test_ranges_by_symbol(tmp_path: Path) -> None:
+    shapes = {"height": {"min": 8, "opt": 16, "max": 32}, "width": {"min": 4, "max": 64}}
+    profile = planned(graphs.dynamic_height_width(tmp_path), shapes=shapes, batching={"max_batch_size": 4}).profiles[0]
+    assert (profile.min["x"], profile.opt["x"], profile.max["x"]) == ((1, 3, 8, 4), (4, 3, 16, 64), (4, 3, 32, 64))
+
+
+@pytest.mark.parametrize("batch", [[], [2]])
+def test_ranges_by_tensor_with_and_without_the_batch_axis(batch: list[int], tmp_path: Path) -> None:
+    shapes = {"x": {"min": [*batch, 3, 8, 8], "max": [*batch, 3, 16, 16]}}
+    chosen = planned(graphs.unnamed_axes(tmp_path), shapes=shapes)
+    assert chosen.max_batch_size == (2 if batch else 32)
+    assert chosen.profiles[0].min["x"] == (1, 3, 8, 8)
+    assert chosen.profiles[0].max["x"] == (chosen.max_batch_size, 3, 16, 16)
+
+
+def test_a_range_of_the_batch_axis_sets_the_batch(tmp_path: Path) -> None:
+    chosen = planned(graphs.mlp(tmp_path), shapes={"batch": {"min": 1, "opt": 3, "max": 6}})
+    assert (chosen.max_batch_size, chosen.profiles[0].opt["x"]) == (6, (3, 4))
+
+
+def test_axes_without_a_range_are_guessed_and_noted(tmp_path: Path) -> None:
+    chosen = planned(graphs.dynamic_height_width(tmp_path), guess=lambda axes: dict.fromkeys(axes, 64))
+    assert chosen.profiles[0].max["x"] == (32, 3, 64, 64)
+    assert chosen.notes == (
+        "height has no range in the spec: verified at 64 only",
+        "width has no range in the spec: verified at 64 only",
+    )
+
+
+def test_without_a_working_guess_the_lines_to_add_are_shown(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="no range is given for the dynamic axes height, width") as caught:
+        planned(graphs.dynamic_height_width(tmp_path), guess=lambda axes: None)
+    assert "shapes:\n        height: {min: ..., opt: ..., max: ...}\n        width:" in str(caught.value)
+    with pytest.raises(ModelError) as caught:
+        planned(graphs.unnamed_axes(tmp_path), guess=lambda axes: None)
+    assert "x: {min: [..., 3, ..., ...], opt:" in str(caught.value)
+
+
+def test_rows_that_mix_switch_batching_off(tmp_path: Path) -> None:
+    chosen = planned(graphs.mlp(tmp_path), rows_mix="output y mixes rows", guess=lambda axes: dict.fromkeys(axes, 1))
+    assert (chosen.max_batch_size, chosen.batch_reason) == (0, "auto: output y mixes rows")
+    assert chosen.profiles[0].max["x"] == (1, 4)
+
+
+def test_batching_that_was_demanded_and_cannot_be_is_an_error(tmp_path: Path) -> None:
+    for path, rows_mix in ((graphs.static_batch(tmp_path), None), (graphs.mlp(tmp_path), "output y mixes rows")):
+        with pytest.raises(ModelError, match="max_batch_size 8 was asked for, but the model does not batch"):
+            planned(path, rows_mix=rows_mix, batching={"max_batch_size": 8})
+
+
+def test_max_batch_size_and_range_must_agree(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="max_batch_size is 8, but the range of the batch axis ends at 4"):
+        planned(graphs.mlp(tmp_path), shapes={"batch": {"min": 1, "max": 4}}, batching={"max_batch_size": 8})
+
+
+@pytest.mark.parametrize(
+    ("shapes", "words"),
+    [
+        ({"depth": {"min": 1, "max": 2}}, "symbolic axis 'depth', which the model does not have"),
+        ({"z": {"min": [1], "max": [2]}}, "input 'z', which the model does not have"),
+        ({"x": {"min": [1], "max": [1]}}, "has 1 axes, the model has 4"),
+        ({"x": {"min": [4, 8, 8], "max": [4, 8, 8]}}, "is fixed at 3, the range says otherwise"),
+    ],
+)
+def test_ranges_that_do_not_fit_the_model(shapes: dict[str, Any], words: str, tmp_path: Path) -> None:
+    with pytest.raises(ModelError) as caught:
+        planned(graphs.dynamic_height_width(tmp_path), shapes=shapes)
+    assert words in caught.value.message
+
+
+def test_an_engine_that_cannot_be_built_here(tmp_path: Path) -> None:
+    with pytest.raises(EngineError, match="engine tensorrt was asked for, but TensorRT cannot be used here"):
+        planned(graphs.mlp(tmp_path), engine="tensorrt")
+
+
+def test_a_precision_that_is_not_built(tmp_path: Path) -> None:
+    with pytest.raises(EngineError, match="precision fp16 is not built"):
+        planned(graphs.mlp(tmp_path), precision="fp16")
+
+
+def test_scalars_without_batching_are_for_the_python_engine(tmp_path: Path) -> None:
+    path = graphs.scalar_output(tmp_path)
+    guess = lambda axes: dict.fromkeys(axes, 1)  # noqa: E731
+    assert planned(path, guess=guess).max_batch_size == 0
+    with pytest.raises(ModelError, match="y is a scalar, which engine onnxruntime cannot serve"):
+        planned(path, guess=guess, engine="onnxruntime")
