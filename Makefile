@@ -1,0 +1,85 @@
+# Every target sets up what it needs: a virtual environment in .venv, the packages, the example models, the server.
+# `make` alone lists the targets.
+
+PYTHON ?= python3
+VENV ?= .venv
+SPEC ?= models.yaml
+BIN := $(VENV)/bin
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+PYTEST := $(BIN)/python -m pytest
+
+.DEFAULT_GOAL := help
+.PHONY: help install install-dev models runtime repo repo-check serve serve-ngc test test-long lint type format bench \
+	schema docs constraints clean
+
+help:  ## list the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## (.*)/  \1\t\2/' | expand -t 16
+
+$(BIN)/python:
+	@echo "creating $(VENV)"
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(v < (3, 10) and f"tritonrepo needs Python 3.10 or later; $(PYTHON) is {v[0]}.{v[1]}: make PYTHON=python3.11 ...")'
+	@$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: pyproject.toml client/pyproject.toml constraints.txt | $(BIN)/python
+	@echo "installing tritonrepo into $(VENV)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade "pip>=25.1"
+	@$(INSTALL) --editable . --editable client
+	@touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed
+	@echo "installing the development tools"
+	@$(INSTALL) --group dev
+	@touch $@
+
+install: $(VENV)/.installed  ## install tritonrepo into .venv
+install-dev: $(VENV)/.installed-dev  ## install the development tools too
+
+models: $(VENV)/.installed  ## fetch and write the example models
+	@$(BIN)/python examples/fetch.py
+	@$(BIN)/python examples/make_models.py
+
+runtime: $(VENV)/.installed  ## install the embedded Triton server
+	@$(BIN)/tritonrepo serve --install-only
+
+repo: models  ## build model_repository/ from models.yaml
+	@$(BIN)/tritonrepo build $(SPEC)
+
+repo-check: $(VENV)/.installed  ## check model_repository/ without a server
+	@$(BIN)/tritonrepo check
+
+serve: runtime  ## serve model_repository/ on 127.0.0.1 with the embedded server
+	@$(BIN)/tritonrepo serve
+
+serve-ngc: $(VENV)/.installed  ## serve model_repository/ with the NGC container (Docker, GPU)
+	@$(BIN)/tritonrepo serve --with docker
+
+test: install-dev models runtime  ## run the tests, real server included
+	$(PYTEST) -n 2 --dist loadgroup -m "not slow and not gpu"
+
+test-long: install-dev models runtime  ## run all tests, the slow ones too: 300 kills, over 2 GiB
+	TRITONREPO_KILLS=300 $(PYTEST)
+
+lint: install-dev  ## check style
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+
+format: install-dev  ## mend style
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+type: install-dev  ## check types
+	@$(BIN)/mypy
+
+bench: install-dev models runtime  ## measure what docs/benchmarks.md states
+	@$(BIN)/python benchmarks/run.py
+
+schema: $(VENV)/.installed  ## write docs/models.schema.json
+	@$(BIN)/tritonrepo schema > docs/models.schema.json
+
+constraints:  ## resolve constraints.txt anew (needs uv)
+	@{ sed -n 1p constraints.txt; uv pip compile --quiet --universal --python-version 3.10 --no-annotate --no-header \
+		--no-emit-package tritonrepo-client pyproject.toml client/pyproject.toml --group dev | grep -v '^-'; \
+	} > constraints.new && mv constraints.new constraints.txt
+
+clean:  ## remove what builds leave behind; model_repository/ and .venv stay
+	@rm -rf .tritonrepo .model_repository.tritonrepo .pytest_cache .mypy_cache .ruff_cache .hypothesis dist

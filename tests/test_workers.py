@@ -1,0 +1,99 @@
+"""Worker processes: results, errors, crashes, and that none is left."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tritonrepo.errors import ModelError, TritonrepoError
+from tritonrepo.workers import Pool
+
+Emit = Callable[[object], None]
+
+
+def work(task: tuple[str, Any], emit: Emit) -> object:
+    """What the workers of these tests do."""
+    what, value = task
+    emit(what)
+    if what == "square":
+        return value * value, os.getpid()
+    if what == "refuse":
+        raise ModelError("refused", where=Path("m.onnx"), hint="do better")
+    if what == "defect":
+        raise KeyError(value)
+    if what == "signal":
+        os.kill(os.getpid(), value)
+    if what == "exit":
+        os.write(2, b"terminate called\n")
+        os._exit(value)
+    if what == "sleep":
+        time.sleep(value)
+    return what
+
+
+def outcomes(tasks: list[tuple[str, Any]], count: int = 2) -> tuple[dict[Any, Any], list[object], list[int]]:
+    events: list[object] = []
+    with Pool[tuple[str, Any], Any]("test_workers:work", count, lambda task, event: events.append(event)) as pool:
+        found = dict(pool.run(tasks))
+        pids = [worker.process.pid for worker in pool._workers]
+    return found, events, pids
+
+
+@pytest.fixture(autouse=True)
+def importable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
+
+
+def gone(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    return False
+
+
+def test_every_task_gets_its_result_from_a_few_workers() -> None:
+    found, events, pids = outcomes([("square", number) for number in range(20)])
+    assert {task: value for task, (value, _) in found.items()} == {("square", n): n * n for n in range(20)}
+    assert len({pid for _, pid in found.values()}) <= 2
+    assert events == ["square"] * 20
+    assert all(gone(pid) for pid in pids)
+
+
+def test_errors_keep_their_class_place_and_hint() -> None:
+    error = outcomes([("refuse", 0)])[0][("refuse", 0)]
+    assert type(error) is ModelError
+    assert str(error) == "m.onnx: refused\n  do better"
+
+
+def test_a_defect_is_called_one() -> None:
+    error = outcomes([("defect", "key")])[0][("defect", "key")]
+    assert isinstance(error, TritonrepoError)
+    assert error.message == "a defect in tritonrepo"
+    assert "KeyError: 'key'" in str(error.hint)
+
+
+def test_a_crash_is_one_models_error_and_the_others_go_on() -> None:
+    tasks: list[tuple[str, Any]] = [("signal", int(signal.SIGSEGV)), ("exit", 3), ("signal", int(signal.SIGKILL))]
+    tasks += [("square", 3), ("square", 4)]
+    found, _, pids = outcomes(tasks)
+    assert "the worker crashed (Segmentation fault) during: signal" in found[tasks[0]].message
+    assert "the worker crashed (exit status 3) during: exit; it said: terminate called" in found[tasks[1]].message
+    assert "was killed, most likely for want of memory" in found[tasks[2]].message
+    assert [found[task][0] for task in tasks[3:]] == [9, 16]
+    assert all(gone(pid) for pid in pids)
+
+
+def test_leaving_early_ends_the_workers_at_once() -> None:
+    begun = time.monotonic()
+    with Pool[tuple[str, Any], Any]("test_workers:work", 2, lambda task, event: None) as pool:
+        next(iter(pool.run([("square", 1), ("sleep", 600)])))
+        pids = [worker.process.pid for worker in pool._workers]
+    assert time.monotonic() - begun < 60
+    assert all(gone(pid) for pid in pids)
