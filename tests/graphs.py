@@ -485,7 +485,7 @@ def _random(**shapes: tuple[int, ...]) -> dict[str, NDArray[np.generic]]:
     }
 
 
-def _write(  # noqa: PLR0917 (a graph has these parts)
+def _write(
     folder: Path,
     name: str,
     nodes: Sequence[NodeProto],
