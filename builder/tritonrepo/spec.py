@@ -2,25 +2,52 @@
 
 Every setting is declared once, here. ``load_spec`` turns a file into a frozen ``Spec`` or raises one ``SpecError`` with
 every fault in it, each with its file, line and column.
+
+The docstrings of the fields are what users read, in ``tritonrepo schema`` and in docs/spec.md. They are taken from the
+source when one of the two is asked for; pydantic's own way would read it again for each class at every start.
 """
 
 from __future__ import annotations
 
+import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationInfo
 
 Engine = Literal["auto", "tensorrt", "onnxruntime", "python"]
 Precision = Literal["fp32", "fp16", "bf16", "int8"]
-Positive = Annotated[int, Field(ge=1, le=2**31 - 1)]
-Natural = Annotated[int, Field(ge=0, le=2**31 - 1)]
+
+# Strict: the loader has already made numbers and booleans of what looks like them, so "8" in quotes is a mistake.
+Positive = Annotated[int, Field(ge=1, le=2**31 - 1, strict=True)]
+Natural = Annotated[int, Field(ge=0, le=2**31 - 1, strict=True)]
+Flag = Annotated[bool, Field(strict=True)]
+Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
+Magnitude = Annotated[float, Field(ge=0, strict=True, allow_inf_nan=False)]
+
+Level = Annotated[int, Field(ge=1, le=2**31 - 1)]
+"""A number that is a key; keys are text until here."""
+
+
+def _absolute(path: Path, info: ValidationInfo) -> Path:
+    """Seen from the spec's folder, which the loader gives as context.
+
+    Not pathlib's way: its resolve follows symbolic links, and its expanduser raises where there is no such user.
+    """
+    if not info.context:
+        return path
+    below = Path(info.context["base"], os.path.expanduser(path))  # noqa: PTH111
+    return Path(os.path.abspath(below))  # noqa: PTH100
+
+
+File = Annotated[Path, AfterValidator(_absolute)]
 
 
 class Block(BaseModel):
-    """A mapping in the spec: frozen, unknown keys refused, each field documented for ``tritonrepo schema``."""
+    """A mapping in the spec: frozen, unknown keys refused."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, populate_by_name=True)
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class QueuePolicy(Block):
@@ -30,7 +57,7 @@ class QueuePolicy(Block):
     """What happens to a request that waited too long: it is refused, or it goes behind all others."""
     default_timeout_us: Natural = 0
     """How long a request may wait, in microseconds; 0 is without limit."""
-    allow_timeout_override: bool = False
+    allow_timeout_override: Flag = False
     """Whether a request may bring its own, shorter timeout."""
     max_queue_size: Natural = 0
     """How many requests may wait; 0 is without limit. Past it, requests are refused at once."""
@@ -40,18 +67,18 @@ class Batching(Block):
     """Batching: the largest batch, and how Triton's dynamic batcher forms batches."""
 
     max_batch_size: Literal["auto"] | Natural = "auto"
-    """Largest batch. ``auto``: `default_max_batch_size` where the model is proven to batch, else 0. 0: the model does not batch."""
+    """Largest batch; 0: the model does not batch. ``auto``: default_max_batch_size if it is proven to batch, else 0."""
     default_max_batch_size: Positive = 32
     """What ``auto`` takes for a model that batches."""
     opt_batch_size: Positive | None = None
     """The typical batch, to which plans are tuned; by default max_batch_size, at most 8."""
-    dynamic: bool = True
+    dynamic: Flag = True
     """Whether Triton joins requests into batches (dynamic_batching)."""
     max_queue_delay_us: Natural = 500
     """How long a request may wait for others to share its batch, in microseconds."""
     preferred_batch_sizes: tuple[Positive, ...] = ()
     """Batch sizes that are sent on at once when reached; worth it only with several batch-specific profiles."""
-    preserve_ordering: bool = False
+    preserve_ordering: Flag = False
     """Replies leave in the order in which requests came."""
     priority_levels: Natural = 0
     """Number of priority levels; level 1 is the highest. 0: no priorities."""
@@ -59,7 +86,7 @@ class Batching(Block):
     """Level of requests that name none; by default the middle one."""
     queue_policy: QueuePolicy | None = None
     """Policy of the queue, or of every level that has none of its own."""
-    priority_queue_policies: dict[Positive, QueuePolicy] = Field(default_factory=dict)
+    priority_queue_policies: dict[Level, QueuePolicy] = Field(default_factory=dict)
     """Policy by level."""
 
 
@@ -67,24 +94,42 @@ class AxisRange(Block):
     """Range of one symbolic axis."""
 
     min: Positive
+    """The smallest value."""
     opt: Positive | None = None
     """The typical value; by default max."""
     max: Positive
+    """The largest value."""
 
 
 class TensorRange(Block):
     """Range of a whole input shape, batch axis included or left out (as in the config's dims)."""
 
     min: tuple[Natural, ...]
+    """The smallest shape."""
     opt: tuple[Natural, ...] | None = None
     """The typical shape; by default max."""
     max: tuple[Natural, ...]
+    """The largest shape."""
+
+
+def _range_kind(value: object) -> str:
+    """Which of the two a range is: lists make it a range of shapes."""
+    if isinstance(value, Block):
+        return type(value).__name__
+    ends = value.values() if isinstance(value, Mapping) else ()
+    return "TensorRange" if any(isinstance(end, list | tuple) for end in ends) else "AxisRange"
+
+
+Range = Annotated[
+    Annotated[AxisRange, Tag("AxisRange")] | Annotated[TensorRange, Tag("TensorRange")], Discriminator(_range_kind)
+]
 
 
 class Instances(Block):
     """One entry of instance_group."""
 
     count: Positive = 1
+    """How many instances, on each GPU if there are several."""
     kind: Literal["auto", "cpu", "gpu", "model"] = "auto"
     """``auto``: GPU for tensorrt, the server's choice for the others."""
     gpus: tuple[Natural, ...] = ()
@@ -94,26 +139,27 @@ class Instances(Block):
 class Tolerance(Block):
     """An element passes where |got - want| <= atol + rtol * |want|."""
 
-    atol: Annotated[float, Field(ge=0)] | None = None
+    atol: Magnitude | None = None
     """By default 1e-4 for FP32 artefacts, 1e-2 for FP16 and BF16."""
-    rtol: Annotated[float, Field(ge=0)] | None = None
+    rtol: Magnitude | None = None
     """By default 1e-3 for FP32 artefacts, 1e-2 for FP16 and BF16."""
 
 
 class Verification(Block):
     """How the artefact is compared with ONNX Runtime on the untouched model."""
 
-    samples: tuple[Path, ...] = ()
+    samples: tuple[File, ...] = ()
     """Files .npz, one array for each input; generated inputs when there are none."""
     generated: Natural = 1
     """Generated sample sets at each of the min, opt and max shapes."""
     seed: Natural = 0
     """Seed of the generated inputs."""
-    low: float | None = None
+    low: Number | None = None
     """Lower end of generated values; by default 0 for floats (uniform in [0, 1)) and for integers."""
-    high: float | None = None
+    high: Number | None = None
     """Upper end (not reached) of generated values; by default 1 for floats, 2 for integers."""
     tolerance: Tolerance = Tolerance()
+    """Tolerance of every output that has none of its own."""
     outputs: dict[str, Tolerance] = Field(default_factory=dict)
     """Tolerance by output name."""
 
@@ -122,8 +168,11 @@ class VersionPolicy(Block):
     """Which versions Triton serves; give one of the three. By default the latest."""
 
     latest: Positive | None = None
+    """This many of the latest."""
     all: Literal[True] | None = None
-    specific: tuple[Positive, ...] | None = None
+    """All that the repository holds."""
+    specific: Annotated[tuple[Positive, ...], Field(min_length=1)] | None = None
+    """These versions."""
 
 
 class WarmupInput(Block):
@@ -131,17 +180,21 @@ class WarmupInput(Block):
 
     dims: tuple[Positive, ...] | None = None
     """Shape without the batch axis; by default the opt shape."""
-    data: Literal["zero", "random"] | Path = "zero"
+    data: Literal["zero", "random"] | File = "zero"
     """Zeros, random values, or a file of raw bytes that is copied into the repository."""
 
 
 class Warmup(Block):
     """One warmup request."""
 
-    name: str
+    name: Annotated[str, Field(min_length=1)]
+    """Its name in the server's log."""
     batch_size: Natural = 1
+    """Size of its batch."""
     count: Positive = 1
+    """How often it is sent."""
     inputs: dict[str, WarmupInput] = Field(default_factory=dict)
+    """Data by input name; other inputs get zeros."""
 
 
 class ModelDefaults(Block):
@@ -151,13 +204,17 @@ class ModelDefaults(Block):
     """``auto``: tensorrt where it can be built, else python."""
     precision: Precision = "fp32"
     """Precision of the artefact."""
-    batching: Batching = Batching()
-    instances: tuple[Instances, ...] = (Instances(),)
-    verification: Verification = Verification()
+    batching: Batching = Field(default_factory=Batching)
+    """How the model batches."""
+    instances: Annotated[tuple[Instances, ...], Field(min_length=1)] = (Instances(),)
+    """How many copies run, and where."""
+    verification: Verification = Field(default_factory=Verification)
+    """How the artefact is compared with the original before it is published."""
     versions: VersionPolicy = VersionPolicy()
+    """Which versions are served."""
     warmup: Literal["auto", "off"] | tuple[Warmup, ...] = "auto"
     """``auto``: one request at the opt shape where all dims are known; or a list of requests."""
-    response_cache: bool = False
+    response_cache: Flag = False
     """Whether the server may answer from its response cache (the server needs --cache-config)."""
     config: dict[str, Any] = Field(default_factory=dict)
     """Any field of Triton's ModelConfig, by its own names; checked against the schema; wins over what is derived."""
@@ -168,26 +225,84 @@ class ModelSpec(ModelDefaults):
 
     name: str = ""
     """Directory and model name; by default the file's name without its ending."""
-    onnx: Path
-    """The ONNX file; relative paths are relative to the spec. ${VAR} and ${VAR:-default} are replaced."""
-    shapes: dict[str, AxisRange | TensorRange] = Field(default_factory=dict)
+    onnx: File
+    """The ONNX file; relative paths are relative to the spec."""
+    shapes: dict[str, Range] = Field(default_factory=dict)
     """Ranges of dynamic axes: by symbolic axis name (min/opt/max numbers) or by input name (min/opt/max shapes)."""
-    labels: dict[str, Path] = Field(default_factory=dict)
+    labels: dict[str, File] = Field(default_factory=dict)
     """Label file by output name; copied into the repository."""
 
 
 class Spec(Block):
     """A whole models.yaml."""
 
-    repository: Path = Path("model_repository")
+    repository: File = Field(Path("model_repository"), validate_default=True)
     """Where the repository is written."""
-    triton: str = "26.09"
+    triton: Annotated[str, Field(pattern=r"^[0-9]{2}\.(0[1-9]|1[0-2])$")] = "26.09"
     """Target Triton release: the NGC container's tag, year.month."""
     keep_versions: Positive = 3
     """How many versions of each model stay in the repository."""
-    cache: Path = Path(".tritonrepo")
+    cache: File = Field(Path(".tritonrepo"), validate_default=True)
     """Where build results are kept for the next build; never inside the repository."""
-    templates: Path | None = None
+    templates: File | None = None
     """Folder whose templates take the place of the built-in ones of the same name."""
     models: tuple[ModelSpec, ...]
-    """The models; ``defaults`` are merged into each before this value is made."""
+    """The models, at least one."""
+
+
+def load_spec(path: Path, *, environ: Mapping[str, str] = os.environ) -> Spec:
+    """Read models.yaml.
+
+    Relative paths in it become absolute, seen from its folder; ``${NAME}`` is replaced in every value.
+
+    Args:
+        path: the file.
+        environ: what ``${NAME}`` and ``${NAME:-default}`` are replaced from.
+
+    Raises:
+        UsageError: there is no such file, or it cannot be read.
+        SpecError: it has faults; all of them, in the order of the file.
+    """
+    from tritonrepo import _assemble
+
+    return _assemble.from_file(path, environ)
+
+
+def spec_for(
+    onnx: Sequence[Path],
+    *,
+    repository: Path,
+    cache: Path | None = None,
+    templates: Path | None = None,
+    triton: str | None = None,
+    settings: Mapping[str, object] | None = None,
+) -> Spec:
+    """The spec of a build that has no models.yaml. Models are named after their files.
+
+    Args:
+        onnx: the models; relative paths are relative to the current folder.
+        repository: where the repository is written.
+        cache: where build results are kept; by default ``.tritonrepo`` beside the repository.
+        templates: folder of the user's own templates.
+        triton: target release, by default that of ``Spec``.
+        settings: what ``defaults`` would say in a models.yaml.
+
+    Raises:
+        SpecError: files that do not exist, names that collide, settings that are wrong.
+    """
+    from tritonrepo import _assemble
+
+    given = {"repository": repository, "cache": cache, "templates": templates, "triton": triton}
+    return _assemble.from_files(onnx, {key: value for key, value in given.items() if value is not None}, settings or {})
+
+
+def fragment(model: ModelSpec) -> dict[str, Any]:
+    """A model's settings as plain JSON values, defaults included: what a build of it depends on, besides the files."""
+    return model.model_dump(mode="json")
+
+
+def json_schema() -> dict[str, Any]:
+    """JSON Schema (draft 2020-12) of models.yaml as it is written, ``defaults`` included, for editors."""
+    from tritonrepo import _schema
+
+    return _schema.json_schema()
