@@ -9,9 +9,11 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
+from pydantic import TypeAdapter
 
 from tritonrepo.errors import TritonrepoError
 from tritonrepo.fingerprint import Cache, digest, stat_of, tool_version
@@ -47,7 +49,7 @@ class ModelResult:
     """What the user should know: passes that changed the model, guesses that were taken."""
     version: int
     action: str
-    """``new``, ``new version``, ``new config`` or ``unchanged``."""
+    """What publishing did, in the words of ``publish.Published``."""
     cached: bool
     """Whether nothing had to be computed."""
     seconds: float
@@ -174,8 +176,8 @@ def _result(built: Any, done: Published, seconds: float) -> ModelResult:
         name=done.name,
         engine=built.plan.engine,
         engine_reason=built.plan.engine_reason,
-        inputs=tuple(map(str, built.signature.inputs)),
-        outputs=tuple(map(str, built.signature.outputs)),
+        inputs=tuple(map(_shown, built.signature.inputs)),
+        outputs=tuple(map(_shown, built.signature.outputs)),
         max_batch_size=built.plan.max_batch_size,
         batch_reason=built.plan.batch_reason,
         max_abs=max((error.max_abs for error in errors), default=0.0),
@@ -187,6 +189,12 @@ def _result(built: Any, done: Published, seconds: float) -> ModelResult:
         cached=built.cached,
         seconds=seconds,
     )
+
+
+def _shown(tensor: Any) -> str:
+    """A tensor for the table: dynamic axes are -1, as in a config, whatever long name an exporter gave them."""
+    dims = ",".join(str(dim) if isinstance(dim, int) else "-1" for dim in tensor.shape)
+    return f"{tensor.name} {tensor.dtype}[{dims}]"
 
 
 class _Stamps:
@@ -202,6 +210,7 @@ class _Stamps:
             "keep_versions": spec.keep_versions,
         }
         self._common = digest(common)
+        self._results = TypeAdapter(ModelResult)
 
     def current(self, model: ModelSpec) -> ModelResult | None:
         """What was published, where it still holds."""
@@ -215,8 +224,8 @@ class _Stamps:
         state = published(self._spec.repository, model.name)
         if not unchanged or state is None or stamp["published"] != _listed(state):
             return None
-        fields = {**stamp["result"], "action": "unchanged", "cached": True, "seconds": 0.0}
-        return ModelResult(**{key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()})
+        result: ModelResult = self._results.validate_python(stamp["result"])
+        return replace(result, action="unchanged", cached=True, seconds=0.0)
 
     def write(self, model: ModelSpec, files: Sequence[Path], result: ModelResult) -> None:
         """Remember what was published."""

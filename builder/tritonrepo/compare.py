@@ -28,7 +28,7 @@ class OutputError:
     shape: tuple[int, ...]
     max_abs: float
     max_rel: float
-    """Relative to the reference's element, or to a millionth of its largest element where that is more."""
+    """Relative to the reference's element, or to a thousandth of its largest element where that is more."""
     cosine: float
     nans: int
     """Elements that are NaN where the reference's are not; equal NaN and Inf are no error."""
@@ -105,7 +105,7 @@ def _relative(amounts: Array, want: Array) -> float:
     finite = np.isfinite(size) & np.isfinite(amounts)
     if not finite.any():
         return 0.0
-    floor = max(float(size[finite].max()) * 1e-6, float(np.finfo(np.float32).tiny))
+    floor = max(float(size[finite].max()) * 1e-3, float(np.finfo(np.float32).tiny))
     return float((amounts[finite] / np.maximum(size[finite], floor)).max())
 
 

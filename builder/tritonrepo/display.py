@@ -164,10 +164,11 @@ def _table(models: Sequence[ModelResult]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    for name in ("model", "engine", "inputs", "outputs", "max batch", "verdict: max abs, max rel, cosine", "version"):
+    table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    for name in ("model", "engine", "inputs", "outputs"):
         table.add_column(name, overflow="fold")
-    table.add_column("time", justify="right")
+    for name in ("max batch", "verdict", "max abs", "max rel", "cosine", "version", "time"):
+        table.add_column(name, justify="left" if name == "verdict" else "right")
     table.add_column("")
     for model in models:
         table.add_row(
@@ -176,13 +177,18 @@ def _table(models: Sequence[ModelResult]) -> None:
             "\n".join(model.inputs),
             "\n".join(model.outputs),
             str(model.max_batch_size),
-            f"ok: {model.max_abs:.1e}, {model.max_rel:.1e}, {model.cosine:.6f}",
+            "ok",
+            f"{model.max_abs:.1e}",
+            f"{model.max_rel:.1e}",
+            f"{model.cosine:.6f}",
             str(model.version),
             f"{model.seconds:.1f} s",
             f"{'cached' if model.cached else 'built'}, {model.action}",
         )
-    console = Console(width=None if sys.stdout.isatty() else 160, highlight=False)
-    console.print(table, markup=False)
+    console = Console(width=None if sys.stdout.isatty() else 200, highlight=False, markup=False)
+    with console.capture() as captured:
+        console.print(table)
+    sys.stdout.writelines(f"{line.rstrip()}\n" for line in captured.get().splitlines())
 
 
 def _reasons(what: str, models: Sequence[ModelResult], said: Callable[[ModelResult], tuple[str, str]]) -> None:

@@ -116,7 +116,7 @@ def build_model(task: Task, emit: Callable[[Event], None]) -> Built:
         ("jinja2", "tritonclient", "protobuf"),
         {
             "settings": settings(model),
-            "files": _digests(cache, setting_files(model)),
+            "files": _digests(cache, copied_files(model)),
             "signature": digest(TypeAdapter(Signature).dump_python(signature, mode="json")),
             "plan": digest(TypeAdapter(Plan).dump_python(chosen, mode="json")),
             "templates": templates_digest(task.templates),
@@ -135,6 +135,7 @@ def build_model(task: Task, emit: Callable[[Event], None]) -> Built:
         verdict=_verdict_document(task, steps, signature, prepared, chosen, verdict),
         provenance=_provenance(started, steps),
         digests=sources,
+        pinned_versions=model.versions.specific or (),
     )
     return Built(
         staged=staged,
@@ -142,7 +143,7 @@ def build_model(task: Task, emit: Callable[[Event], None]) -> Built:
         plan=chosen,
         verdict=verdict,
         changes=tuple(change.what for change in prepared.changes),
-        files=(model.onnx, *signature.external_data, *setting_files(model)),
+        files=(model.onnx, *signature.external_data, *model.verification.samples, *copied_files(model)),
         cached=steps.all_cached,
     )
 
@@ -202,11 +203,11 @@ def settings(model: ModelSpec, *only: str) -> Any:
     return _portable(model.model_dump(include=set(only) or None))
 
 
-def setting_files(model: ModelSpec) -> tuple[Path, ...]:
-    """Files besides the ONNX that the spec names: samples, labels, warmup data."""
+def copied_files(model: ModelSpec) -> tuple[Path, ...]:
+    """Files that the spec names and that go into the repository as they are: labels and warmup data."""
     warmups = model.warmup if not isinstance(model.warmup, str) else ()
     data = [each.data for warmup in warmups for each in warmup.inputs.values() if isinstance(each.data, Path)]
-    return (*model.verification.samples, *model.labels.values(), *data)
+    return (*model.labels.values(), *data)
 
 
 class Codec(Protocol[T]):
