@@ -9,6 +9,7 @@ turn; what is printed are medians over the rounds of the ratio to tritonclient, 
 from __future__ import annotations
 
 import argparse
+import functools
 import statistics
 import time
 from collections.abc import Callable
@@ -33,7 +34,7 @@ def main() -> None:
             array = np.random.default_rng(0).random(shape, np.float32)
             raw = _raw_call(transport, address, options.model, spec.name, array)
             np.testing.assert_array_equal(raw(), model(array))
-            _report(transport, raw, lambda model=model, array=array: model(array), options)
+            _report(transport, raw, functools.partial(model, array), options)
 
 
 def _options() -> argparse.Namespace:

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
@@ -554,6 +554,3 @@ def test_the_tree_at_the_top_of_errors_is_the_tree() -> None:
 
     drawn = [line.split("─ ")[-1].split()[0] for line in (errors.__doc__ or "").splitlines() if "─ " in line]
     assert drawn == [kind.__name__ for kind in all_errors()][1:]
-
-
-Check = Callable[[], None]
