@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import re
 import select
 import shutil
@@ -17,10 +16,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Literal
 
-from tritonrepo import _http, _keeper, _ports, _serverlog
+from tritonrepo import _http, _keeper, _ports, _serverlog, _stubs
 from tritonrepo.errors import ServeError
 from tritonrepo.probe import Probe, probe_models
-from tritonrepo.runtime import STUB, Runtime, find_runtime, python_environment
+from tritonrepo.runtime import Runtime, find_runtime
 
 Control = Literal["none", "poll", "explicit"]
 
@@ -143,14 +142,12 @@ class EmbeddedServer:
                 "the embedded Triton server is not installed",
                 hint="install it: `tritonrepo serve --install-only`; or use Docker: `tritonrepo serve --with docker`",
             )
-        environment = {**os.environ, **python_environment(runtime)}
-        stub = runtime.stub
         self._choose_ports()
         self._failed = False
         self._work = Path(tempfile.mkdtemp(prefix="tritonrepo-"))
         try:
-            _link_backends(runtime, stub, self._work / "backends")
-            self._spawn(runtime, environment)
+            _stubs.link_backends(runtime, self._work / "backends")
+            self._spawn(runtime, _stubs.link_python(runtime, self._work / "python"))
         except BaseException:
             self.stop()
             raise
@@ -334,17 +331,6 @@ def wants_response_cache(repository: Path) -> bool:
             if _RESPONSE_CACHE.search(text):
                 return True
     return False
-
-
-def _link_backends(runtime: Runtime, stub: Path, folder: Path) -> None:
-    """A backend directory for the running Python: the runtime may serve several, and may not be ours to write to."""
-    for backend in runtime.backends.iterdir():
-        (folder / backend.name).mkdir(parents=True)
-        for file in backend.iterdir():
-            (folder / backend.name / file.name).symlink_to(file)
-    target = folder / "python" / STUB
-    target.unlink(missing_ok=True)
-    target.symlink_to(stub)
 
 
 def _tail(path: Path, size: int) -> str:
