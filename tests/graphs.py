@@ -2,7 +2,7 @@
 
 Every function writes its files into a folder (made when it is missing) and returns the path of the ONNX file, which is
 called after the function. Two calls give the same bytes. ``GOOD`` and ``BAD`` list them for parametrized tests;
-``over_two_gib`` is in neither, since loading it takes memory and time.
+``over_two_gib``, ``slow`` and ``axes_that_must_differ`` are in neither: they cannot simply be run.
 """
 
 from __future__ import annotations
@@ -428,6 +428,30 @@ def float8_io(folder: Path) -> Path:
 
 
 # ---- large -----------------------------------------------------------------------------------------------------------
+
+
+def axes_that_must_differ(folder: Path) -> Path:
+    """a FP32 [1, height], b FP32 [1, width] -> y FP32 [1, 1]: runs only where height is three times width."""
+    nodes = [
+        _node("Concat", "b b b", "wide", axis=1),
+        _node("Transpose", "wide", "tall", perm=[1, 0]),
+        _node("MatMul", "a tall", "y"),
+    ]
+    values = [_value("a", [1, "height"]), _value("b", [1, "width"])], [_value("y", [1, 1])]
+    return _write(folder, "axes_that_must_differ", nodes, *values)
+
+
+def slow(folder: Path) -> Path:
+    """x FP32 [batch, 3] -> y FP32 [batch, 3], after a loop that takes an hour: for tests that interrupt it."""
+    body = helper.make_graph(
+        [_node("Identity", "go", "go_on"), _node("Relu", "before", "after")],
+        "body",
+        [_value("i", [], TensorProto.INT64), _value("go", [], TensorProto.BOOL), _value("before", ["batch", 3])],
+        [_value("go_on", [], TensorProto.BOOL), _value("after", ["batch", 3])],
+    )
+    weights: Weights = {"times": np.array(10**10, np.int64), "always": np.array(True)}
+    nodes = [_node("Loop", "times always x", "y", body=body)]
+    return _write(folder, "slow", nodes, [_value("x", ["batch", 3])], [_value("y", ["batch", 3])], weights)
 
 
 def over_two_gib(folder: Path) -> Path:

@@ -68,10 +68,14 @@ def build(
         Path | None, typer.Option("--repository", "-o", help="Where to write; by default what the spec says.")
     ] = None,
     templates: Annotated[Path | None, typer.Option(help="Folder with templates in place of the built-in ones.")] = None,
-    jobs: Annotated[int | None, typer.Option("--jobs", "-j", min=1, help="Models built at once; default: cores.")] = None,
+    jobs: Annotated[
+        int | None, typer.Option("--jobs", "-j", min=1, help="Models built at once; default: cores.")
+    ] = None,
     wait: Annotated[bool, typer.Option(help="Wait for another build of the same repository.")] = True,
     keep_going: Annotated[bool, typer.Option(help="Publish what was proven although other models failed.")] = False,
-    prune: Annotated[bool, typer.Option(help="Remove models that tritonrepo wrote and the spec no longer names.")] = False,
+    prune: Annotated[
+        bool, typer.Option(help="Remove models that tritonrepo wrote and the spec no longer names.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Events and result as JSON lines.")] = False,
 ) -> None:
     """Build the model repository: prepare, prove and publish every model that changed."""
@@ -128,6 +132,21 @@ def check(
         raise typer.Exit(1)
     if not findings:
         print(f"{repository}: nothing found")
+
+
+@app.command()
+def rollback(
+    model: Annotated[str, typer.Argument(help="The model's name.")],
+    version: Annotated[int | None, typer.Option(help="Which version; by default the one before the latest.")] = None,
+    repository: Annotated[Path, typer.Option("--repository", "-o", help="The model repository.")] = _REPOSITORY,
+) -> None:
+    """Publish an earlier version of a model again, as the newest one."""
+    from tritonrepo.lock import repository_lock
+    from tritonrepo.publish import rollback as run
+
+    with repository_lock(repository, wait=True, on_wait=print) as lock:
+        done = run(repository, model, version, lock)
+    print(f"{done.name}: version {done.version} is what was asked for")
 
 
 def _spec(sources: list[Path], repository: Path | None, templates: Path | None) -> Spec:

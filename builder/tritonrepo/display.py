@@ -147,7 +147,7 @@ def print_result(result: BuildResult) -> None:
     """The table of models and, below it, the reasons."""
     models = result.models
     if models and not result.failures and all(model.cached and model.action == "unchanged" for model in models):
-        sys.stdout.write(f"All {len(models)} models are up to date.\n")
+        sys.stdout.write(f"Everything is up to date: {len(models)} model{'s' if len(models) != 1 else ''}.\n")
     if models:
         _table(models)
         _reasons("engine", models, lambda model: (model.engine, model.engine_reason))

@@ -261,7 +261,15 @@ def _generate(how: Verification, signature: Signature, shapes: Mapping[str, Shap
     import numpy as np
 
     random = np.random.default_rng([how.seed, ("min", "opt", "max").index(at), repeat])
-    return {tensor.name: _values(random, how, tensor.dtype, shapes[tensor.name]) for tensor in signature.inputs}
+    try:
+        return {tensor.name: _values(random, how, tensor.dtype, shapes[tensor.name]) for tensor in signature.inputs}
+    except (MemoryError, ValueError):  # numpy raises ValueError for more elements than an address space has
+        sizes = ", ".join(f"{name} {list(shape)}" for name, shape in shapes.items())
+        raise ModelError(
+            f"inputs of the {at} shapes do not fit into memory: {sizes}",
+            where=signature.path,
+            hint="Narrow the ranges under `shapes:` or max_batch_size, or give verification.samples.",
+        ) from None
 
 
 def _values(random: np.random.Generator, how: Verification, dtype: str, shape: Shape) -> np.ndarray[Any, Any]:
