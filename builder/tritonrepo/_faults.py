@@ -64,7 +64,7 @@ def in_words(items: Iterable[str]) -> str:
 def closest(word: str, words: Iterable[str]) -> str | None:
     """The one of ``words`` that was probably meant."""
     by_folded = {candidate.casefold().replace("-", "_"): candidate for candidate in words}
-    found = difflib.get_close_matches(word.casefold().replace("-", "_"), by_folded, n=1, cutoff=0.7)
+    found = difflib.get_close_matches(word.casefold().replace("-", "_"), by_folded, n=1)
     return by_folded[found[0]] if found else None
 
 

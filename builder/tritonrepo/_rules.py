@@ -191,5 +191,5 @@ def _missing(file: Path, path: KeyPath) -> Iterator[Problem]:
     if not folder.is_dir():
         yield Problem(path, f"{file} does not exist", f"nor does the folder {folder}")
         return
-    similar = closest(file.name, sorted(entry.name for entry in folder.iterdir() if entry.is_file()))
-    yield Problem(path, f"{file} does not exist", f"did you mean {similar}?" if similar else None)
+    similar = closest(file.stem, sorted(other.stem for other in folder.iterdir() if other.suffix == file.suffix))
+    yield Problem(path, f"{file} does not exist", f"did you mean {similar}{file.suffix}?" if similar else None)

@@ -126,8 +126,8 @@ def _model(name: str, signature: Signature, folder: Path) -> Iterator[str]:
 def _batching(signature: Signature) -> Iterator[str]:
     reason = _one_line(signature.batch_reason)
     if signature.batch:
-        yield f"    # batches: likely, as {reason}; the build proves it. To set the largest batch:"
-        yield "    # batching: {max_batch_size: 32}"
+        yield f"    # batches: likely, as {reason}; the build proves it."
+        yield "    # batching: {max_batch_size: 32}   # where auto is not what you want"
     else:
         yield f"    # batches: not as it stands, as {reason}"
 
@@ -147,13 +147,16 @@ def _shapes(signature: Signature) -> Iterator[str]:
             by_input[tensor.name] = [by_axis[dim] if isinstance(dim, str) else guess for dim, guess in pairs]
     if not by_axis and not by_input:
         return
-    yield "    # Nobody has said how large these axes are: the ranges are guesses. Put in the smallest, the usual and the"
-    yield "    # largest size that will be sent; the model is built and verified for what lies between."
+    yield "    # The graph does not say how large these axes are: the ranges are guesses. Put in the smallest, the usual"
+    yield "    # and the largest size that will be sent; the model is built and verified for what lies between."
     yield "    shapes:"
     for axis, guess in by_axis.items():
+        if axis in by_input:  # an axis that is called like an input: the key can be one of the two
+            continue
         yield f"      {_quoted(axis)}: {{min: {guess.min}, opt: {guess.opt}, max: {guess.max}}}   # {guess.why}"
+    whole = "the whole shape but the batch" if first else "the whole shape"
     for name, dims in by_input.items():
-        yield f"      {_quoted(name)}:   # the whole shape{', without the batch' if first else ''}: not all axes have names"
+        yield f"      {_quoted(name)}:   # {whole}, as not all axes have names"
         for end in ("min", "opt", "max"):
             yield f"        {end}: [{', '.join(str(getattr(dim, end)) for dim in dims)}]"
 
