@@ -42,7 +42,7 @@ def test_build_without_a_spec(tmp_path: Path) -> None:
     graphs.mlp(tmp_path)
     done = tritonrepo("build", "mlp.onnx", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "mlp: published" in done.stdout
+    assert "mlp: done" in done.stdout
     assert "max batch 32 (all models): auto: the first axis of every input and output is dynamic" in done.stdout
     again = tritonrepo("build", "mlp.onnx", cwd=tmp_path)
     assert again.stdout.startswith("Everything is up to date: 1 model.")

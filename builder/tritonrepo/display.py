@@ -91,7 +91,7 @@ class PlainDisplay:
         if status == "failed":
             self.say(f"{model}: failed")
         elif status == "done" and step == "publish":
-            self.say(f"{model}: published")
+            self.say(f"{model}: done")
         elif status == "done" and seconds > self._LONG:
             self.say(f"{model}: {step} took {seconds:.1f} s")
 
