@@ -4,13 +4,13 @@ The backend's C++ code was built for NumPy 1 and reads the size of a dtype's ite
 keeps flags there, zero for numbers: every element of an input array becomes the first one, and outputs have no bytes.
 Three places depend on that size, and each is given another way here:
 
-- input arrays: the C++ code computes strides from it and hands them to PyArray_NewFromDescr, which it takes from NumPy's
-  table of functions. It gets a copy of the table in which that function leaves the strides to NumPy;
+- input arrays: the C++ code computes strides from it and hands them to PyArray_NewFromDescr, which it takes from
+  NumPy's table of functions. It gets a copy of the table in which that function leaves the strides to NumPy;
 - outputs that are numbers: they go through DLPack, which describes an array without it;
 - outputs that are strings, which DLPack cannot carry: the bytes are handed over as an array of a dtype of its own, in
   whose flags the size is written for as long as the C++ code looks.
 
-This file stands in the site-packages that `_stubs.link_python` makes and is imported by its .pth file, before any model.
+This file stands in the site-packages that `_stubs.link_python` makes; its .pth file imports it before any model.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from typing import Any
 _UTILS = "triton_python_backend_utils"
 _USED = b"used_dltensor"  # kept here, because a capsule does not copy its name
 
-# Index of PyArray_NewFromDescr in NumPy's table, and how much of the table is copied: the C++ code reads none beyond 282.
+# Index of PyArray_NewFromDescr in NumPy's table, and how much of it is copied: the C++ code reads none beyond 282.
 _NEW_FROM_DESCR = 94
 _TABLE_SIZE = 300
 # Where a dtype keeps its type number, flags and item size in NumPy 2 (64 bit).
@@ -48,7 +48,7 @@ def patch() -> None:
 
 
 def _patch_inputs() -> None:
-    import numpy.core.multiarray as multiarray  # where the C++ code looks for the table
+    from numpy.core import multiarray  # where the C++ code looks for the table
 
     api = ctypes.pythonapi
     api.PyCapsule_GetPointer.restype = ctypes.c_void_p
@@ -60,7 +60,7 @@ def _patch_inputs() -> None:
     original = api.PyCapsule_GetPointer(multiarray._ARRAY_API, None)
     table = (pointer * _TABLE_SIZE)()
     ctypes.memmove(table, original, ctypes.sizeof(table))
-    native = prototype(table[_NEW_FROM_DESCR])
+    native = prototype(table[_NEW_FROM_DESCR] or 0)
 
     def new_from_descr(
         kind: int, descr: int, axes: int, shape: int, strides: int, data: int, flags: int, template: int

@@ -35,8 +35,7 @@ def link_python(runtime: Runtime, folder: Path) -> dict[str, str]:
     Raises:
         ServeError: this Python has no shared library that the stub could load.
     """
-    version = f"{sys.version_info.major}.{sys.version_info.minor}"
-    site = folder / "lib" / f"python{version}" / "site-packages"
+    site = folder / "lib" / f"python{_version()}" / "site-packages"
     site.mkdir(parents=True)
     (folder / "bin").mkdir()
     (folder / "bin" / "python3").symlink_to(sys.executable)
@@ -49,7 +48,7 @@ def link_python(runtime: Runtime, folder: Path) -> dict[str, str]:
     lines = [*extra, f"import site; list(map(site.addsitedir, {packages!r}))", "import tritonrepo_numpy2"]
     (site / "tritonrepo.pth").write_text("\n".join(lines) + "\n", encoding="utf-8")
     environment = {name: value for name, value in os.environ.items() if name not in ("PYTHONHOME", "PYTHONPATH")}
-    libraries = [str(runtime.libraries), *_libpython_folder(runtime, version), os.environ.get("LD_LIBRARY_PATH", "")]
+    libraries = [str(runtime.libraries), libpython_folder(runtime), os.environ.get("LD_LIBRARY_PATH", "")]
     return {
         **environment,
         "PATH": os.pathsep.join([str(folder / "bin"), os.environ.get("PATH", os.defpath)]),
@@ -59,15 +58,24 @@ def link_python(runtime: Runtime, folder: Path) -> dict[str, str]:
     }
 
 
-def _libpython_folder(runtime: Runtime, version: str) -> list[str]:
-    """The folder to search for libpython; none where the dynamic linker finds it, or the runtime brings it."""
+def libpython_folder(runtime: Runtime) -> str:
+    """The folder to search for libpython; empty where the dynamic linker finds it, or the runtime brings it.
+
+    Raises:
+        ServeError: this Python has no shared library that the stub could load.
+    """
+    version = _version()
     for folder in (sysconfig.get_config_var("LIBDIR"), f"{sys.base_prefix}/lib"):
         if folder and (Path(folder) / f"libpython{version}.so.1.0").exists():
-            return [str(folder)]
+            return str(folder)
     bundled = list(runtime.libraries.glob(f"libpython{sys.version_info.major}-*.{sys.version_info.minor}.so*"))
     if bundled or ctypes.util.find_library(f"python{version}"):
-        return []
+        return ""
     raise ServeError(
         f"the server's Python backend needs libpython{version}.so.1.0, and this Python ({sys.executable}) has none",
         hint=f"install it (`apt install libpython{version}`), use a Python from uv, or serve with Docker",
     )
+
+
+def _version() -> str:
+    return f"{sys.version_info.major}.{sys.version_info.minor}"

@@ -8,14 +8,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
-from urllib.parse import quote
 
-from tritonrepo import _http
 from tritonrepo.errors import ServeError
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+
+    from tritonrepo_client import Client, ModelStatus, Signature
+
+Shapes = Mapping[str, Sequence[int]]
 
 
 @dataclass(frozen=True)
@@ -28,14 +30,15 @@ class Probe:
     detail: str
     """The server's reason where it failed, ours where it was not probed; else empty."""
     seconds: float
+    """How long the one request took."""
 
 
 def probe_models(url: str, repository: Path | None = None, *, timeout: float = 60) -> tuple[Probe, ...]:
     """Send one request to every loaded version of every model.
 
-    The request holds zeros. A dim that the config leaves open (-1) is taken from the opt shape in the version's verdict
-    file in ``repository`` where there is one, else it is 1. Decoupled and sequence models are not probed: one request
-    and one reply is not what they are for.
+    The request holds zeros and empty strings. A dim that the model leaves open is taken from the profile in the
+    version's verdict file in ``repository`` where there is one, else it is 1. Not probed are decoupled and sequence
+    models, for which one request and one reply say little, and models with inputs whose values are shapes.
 
     Args:
         url: ``host:port`` of the server's HTTP endpoint.
@@ -43,120 +46,99 @@ def probe_models(url: str, repository: Path | None = None, *, timeout: float = 6
         timeout: seconds for each request.
 
     Raises:
-        ServeError: the server does not answer questions about its models.
+        ServeError: the server does not say which models it has.
     """
-    index = _ask(url, "/v2/repository/index", method="POST")
-    return tuple(
-        _probe(url, entry, repository, timeout)
-        for entry in sorted(index, key=lambda entry: (entry["name"], str(entry.get("version", ""))))
-        # A model that nobody asked to load has no state.
-        if entry.get("state") and entry.get("reason") != "unloaded"
-    )
+    from tritonrepo_client import Client, TritonClientError
+
+    with Client(f"http://{url}", timeout=timeout) as client:
+        try:
+            models = client.models()
+        except TritonClientError as error:
+            raise ServeError(f"the server does not say which models it has: {error}") from error
+        return tuple(
+            _probe(client, model, repository)
+            for model in sorted(models, key=lambda model: (model.name, len(model.version), model.version))
+            # A model that nobody asked to load has no state.
+            if model.state and model.reason != "unloaded"
+        )
 
 
-def _probe(url: str, entry: Mapping[str, str], repository: Path | None, timeout: float) -> Probe:
-    name, version = entry["name"], str(entry.get("version", ""))
+def _probe(client: Client, status: ModelStatus, repository: Path | None) -> Probe:
+    from tritonrepo_client import TritonClientError
+
+    name, version = status.name, status.version
+
+    if status.state != "READY":
+        reason = status.reason or "the server gives no reason"
+        return Probe(name, version, "failed", f"{status.state.lower()}: {reason}", 0)
+    model = client.model(name, version)
     start = time.monotonic()
-
-    def result(status: Literal["answered", "failed", "not probed"], detail: str = "") -> Probe:
-        return Probe(name, version, status, detail, time.monotonic() - start)
-
-    if entry["state"] != "READY":
-        return result("failed", f"{entry['state'].lower()}: {entry.get('reason') or 'the server gives no reason'}")
-    config = _ask(url, f"/v2/models/{quote(name, safe='')}/versions/{version}/config")
-    reason = _why_not(config)
-    if reason:
-        return result("not probed", reason)
-    recorded = _recorded_shapes(repository, name, version)
     try:
-        inputs = minimal_inputs(config, recorded)
-        _infer(url, name, version, inputs, timeout)
-    except ServeError as error:
-        return result("failed", str(error))
-    return result("answered")
+        reason = _why_not(model.config, model.signature)
+        if reason:
+            return Probe(name, version, "not probed", reason, 0)
+        inputs = minimal_inputs(model.signature, _profile(repository, name, version))
+        start = time.monotonic()
+        model(inputs)
+    except (TritonClientError, ValueError) as error:
+        detail = error.detail if isinstance(error, TritonClientError) else str(error)
+        return Probe(name, version, "failed", detail, time.monotonic() - start)
+    return Probe(name, version, "answered", "", time.monotonic() - start)
 
 
-def _why_not(config: Mapping[str, Any]) -> str:
+def _why_not(config: Mapping[str, Any], signature: Signature) -> str:
     if (config.get("model_transaction_policy") or {}).get("decoupled"):
         return "decoupled"
-    return "sequence model" if "sequence_batching" in config else ""
+    if "sequence_batching" in config:
+        return "sequence model"
+    shapes = [tensor.name for tensor in signature.inputs if tensor.shape_tensor]
+    return f"the values of {', '.join(shapes)} are a shape" if shapes else ""
 
 
-def minimal_inputs(config: Mapping[str, Any], shapes: Mapping[str, Sequence[int]]) -> dict[str, NDArray[np.generic]]:
-    """Zeros for every input that a request must have.
+def minimal_inputs(signature: Signature, profile: Mapping[str, Shapes]) -> dict[str, NDArray[np.generic]]:
+    """Zeros (empty strings for BYTES) for every input that a request must have.
 
     Args:
-        config: ModelConfig as the server's JSON.
-        shapes: whole shapes (batch axis included) to take where a dim is open, by input name.
+        signature: what the model takes.
+        profile: whole shapes by input name under ``min`` and ``opt``, for dims that the model leaves open; may be
+            empty. The batch is as small as ``min`` allows.
+
+    Raises:
+        ValueError: a data type that cannot be sent.
     """
     import numpy as np
 
-    batched = int(config.get("max_batch_size", 0)) > 0
+    from tritonrepo_client.tensor import numpy_dtype
+
     inputs: dict[str, NDArray[np.generic]] = {}
-    for tensor in config.get("input", ()):
-        if tensor.get("optional"):
+    for tensor in signature.inputs:
+        if tensor.optional:
             continue
-        dims = [int(dim) for dim in tensor["dims"]]
-        whole = [1, *dims] if batched else dims
-        recorded = shapes.get(tensor["name"], ())
-        if len(recorded) == len(whole):
-            shape = [known if dim == -1 else dim for dim, known in zip(whole, recorded, strict=True)]
+        low, typical = (profile.get(key, {}).get(tensor.name, ()) for key in ("min", "opt"))
+        known = list(typical) if len(typical) == len(tensor.shape) else [1] * len(tensor.shape)
+        if signature.max_batch_size and len(low) == len(known):
+            known[0] = low[0]
+        elif signature.max_batch_size:
+            known[0] = 1
+        shape = [given if dim == -1 else dim for dim, given in zip(tensor.shape, known, strict=True)]
+        if tensor.dtype == "BYTES":
+            # numpy's own zero of an object array is the number.
+            inputs[tensor.name] = np.full(shape, b"", object)
         else:
-            shape = [1 if dim == -1 else dim for dim in whole]
-        datatype = tensor["data_type"].removeprefix("TYPE_")
-        inputs[tensor["name"]] = (
-            np.full(shape, b"", object) if datatype == "STRING" else np.zeros(shape, _dtype(datatype))
-        )
+            inputs[tensor.name] = np.zeros(shape, numpy_dtype(tensor.dtype))
     return inputs
 
 
-def _dtype(datatype: str) -> np.dtype[Any]:
-    import numpy as np
-    from tritonclient.utils import triton_to_np_dtype
-
-    found: Any = triton_to_np_dtype(datatype)
-    if found is None:
-        raise ServeError(f"its input has the data type {datatype}, which cannot be sent")
-    dtype: np.dtype[Any] = np.dtype(found)
-    return dtype
-
-
-def _recorded_shapes(repository: Path | None, name: str, version: str) -> Mapping[str, Sequence[int]]:
-    """The opt shapes of the first profile in the version's verdict file; none where there is no such record."""
+def _profile(repository: Path | None, name: str, version: str) -> Mapping[str, Shapes]:
+    """The first profile in the version's verdict file; empty where there is no such record."""
     if repository is None:
         return {}
     try:
         verdict = json.loads((repository / name / f"{version}.verdict.json").read_text(encoding="utf-8"))
-        return {str(key): [int(dim) for dim in shape] for key, shape in verdict["profiles"][0]["opt"].items()}
+        return {
+            key: {str(tensor): [int(dim) for dim in shape] for tensor, shape in verdict["profiles"][0][key].items()}
+            for key in ("min", "opt")
+        }
     except (OSError, ValueError, KeyError, IndexError, TypeError, AttributeError):
         # Any repository may be served, also one where such a file means something else.
         return {}
-
-
-def _infer(url: str, name: str, version: str, inputs: Mapping[str, NDArray[np.generic]], timeout: float) -> None:
-    import tritonclient.http as triton
-    from tritonclient.utils import InferenceServerException, np_to_triton_dtype
-
-    tensors = []
-    for key, value in inputs.items():
-        tensor = triton.InferInput(key, list(value.shape), np_to_triton_dtype(value.dtype))
-        tensor.set_data_from_numpy(value)
-        tensors.append(tensor)
-    client = triton.InferenceServerClient(url, network_timeout=timeout, connection_timeout=timeout)
-    try:
-        client.infer(name, tensors, model_version=version)
-    except (InferenceServerException, OSError) as error:
-        raise ServeError(error.message() if isinstance(error, InferenceServerException) else str(error)) from error
-    finally:
-        client.close()
-
-
-def _ask(url: str, path: str, *, method: str = "GET") -> Any:
-    try:
-        status, body = _http.request(url, path, method=method)
-    except OSError as error:
-        raise ServeError(f"the server at {url} does not answer: {error}") from error
-    if status != 200:
-        reason = body.get("error", "") if isinstance(body, dict) else ""
-        raise ServeError(f"the server at {url} refuses {path}: {reason or f'HTTP status {status}'}")
-    return body

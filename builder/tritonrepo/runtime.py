@@ -191,7 +191,7 @@ def _safe(member: zipfile.ZipInfo, wheel: Path) -> PurePosixPath:
 
 
 def _runtime_at(root: Path) -> Runtime | None:
-    versions = [path.name.split("-")[1].removesuffix(".dist-info") for path in root.glob("nvidia_pytriton-*.dist-info")]
+    versions = [path.stem.partition("-")[2] for path in root.glob("nvidia_pytriton-*.dist-info")]
     runtime = Runtime(root.absolute(), versions[0] if versions else "unknown")
     return runtime if os.access(runtime.binary, os.X_OK) else None
 

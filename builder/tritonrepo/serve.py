@@ -6,12 +6,15 @@ import contextlib
 import re
 import select
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Literal
@@ -19,12 +22,13 @@ from typing import IO, Literal
 from tritonrepo import _http, _keeper, _ports, _serverlog, _stubs
 from tritonrepo.errors import ServeError
 from tritonrepo.probe import Probe, probe_models
-from tritonrepo.runtime import Runtime, find_runtime
+from tritonrepo.runtime import TRITON_VERSION, Runtime, find_runtime
 
 Control = Literal["none", "poll", "explicit"]
 
 _BIND_ATTEMPTS = 5
 _POLL = 0.05
+_LOG = "server.log"
 _CACHE_BYTES = 64 << 20
 _KEPT_LOG = 1 << 20
 _RESPONSE_CACHE = re.compile(r"\bresponse_cache\s*:?\s*[{<][^}>]*\benable\s*:\s*true\b")
@@ -49,7 +53,7 @@ class EmbeddedServer:
         poll_seconds: how often ``poll`` looks for changes.
         models: what ``explicit`` loads at the start; ``("*",)`` for all, None for nothing.
         log: file for the server's log (appended to); by default a temporary one, which survives only a failure.
-        extra_args: more arguments for tritonserver.
+        extra_args: more arguments for tritonserver; files in them must be given by absolute paths.
         grace: seconds that requests in flight have to finish when the server is stopped.
     """
 
@@ -112,7 +116,7 @@ class EmbeddedServer:
             return self._log
         if self._work is None:
             raise ServeError("the server has not been started, so it has no log")
-        return self._work / "server.log"
+        return self._work / _LOG
 
     def log_text(self) -> str:
         """What the server has logged; after `stop` the last megabyte of it."""
@@ -166,7 +170,7 @@ class EmbeddedServer:
             if self._ended(_POLL):
                 log = self.log_text()
                 if not _serverlog.bind_failed(log):
-                    raise self._failure()
+                    raise self.failure()
                 if any(self._asked.values()) or attempts == _BIND_ATTEMPTS:
                     raise self._port_failure()
                 # Another process took a port between our choice and the server's use of it.
@@ -174,40 +178,59 @@ class EmbeddedServer:
                 self.stop()
                 self.start()
             elif time.monotonic() > end:
-                raise self._failure(f"the server was not ready within {timeout:g} s")
+                loading = ", ".join(_serverlog.still_loading(self.log_text()))
+                raise self.failure(
+                    f"the server was not ready within {timeout:g} s{f'; still loading: {loading}' if loading else ''}"
+                )
         if not probe:
             return ()
         probes = probe_models(self.http_url, self.repository, timeout=max(1, end - time.monotonic()))
-        failed = [each for each in probes if each.status == "failed"]
+        failed = probe_failure(probes)
         if failed:
-            reasons = _listed((f"{each.model} (version {each.version})", each.detail) for each in failed)
-            raise self._failure(f"{_count(len(failed), 'model')} did not answer an inference: {reasons}")
+            raise self.failure(failed)
         return probes
 
+    def wait(self, seconds: float) -> bool:
+        """Wait so long for the server to end by itself; returns whether it has."""
+        return self._keeper is None or self._ended(seconds)
+
     def stop(self) -> None:
-        """Stop the server: SIGTERM, and SIGKILL after the grace period. Nothing happens where none runs."""
+        """Stop the server: SIGTERM, and SIGKILL after the grace period. Nothing happens where none runs.
+
+        An interruption (KeyboardInterrupt, say) while this waits ends the server at once.
+        """
         keeper, self._keeper = self._keeper, None
-        if keeper is not None:
-            assert keeper.stdin is not None and keeper.stdout is not None  # noqa: S101 - both were asked for as pipes
+        try:
+            if keeper is not None:
+                self._stop(keeper)
+        finally:
+            self.pid = None
+            work, self._work = self._work, None
+            if work is not None:
+                self._clear(work)
+
+    def _stop(self, keeper: subprocess.Popen[bytes]) -> None:
+        stdin, stdout = _pipes(keeper)
+        try:
             with contextlib.suppress(BrokenPipeError):
-                keeper.stdin.close()
-            try:
+                stdin.close()
+            with contextlib.suppress(subprocess.TimeoutExpired):
                 keeper.wait(self._grace + 10)
-            except subprocess.TimeoutExpired:
-                # The kernel ends the server with its keeper.
-                keeper.kill()
-                keeper.wait()
-                _keeper.remove_shared_memory(self._prefix)
-            keeper.stdout.close()
-        self.pid = None
-        if self._work is None:
-            return
+        finally:
+            # Where it has not ended, the kernel ends the server with it.
+            keeper.kill()
+            keeper.wait()
+            stdout.close()
+            _keeper.remove_shared_memory(self._prefix)
+
+    def _clear(self, work: Path) -> None:
         with contextlib.suppress(OSError):
-            self._final_log = _tail(self.log_path, _KEPT_LOG)
-        if self._failed and self._log is None:
-            shutil.rmtree(self._work / "backends", ignore_errors=True)
-        else:
-            shutil.rmtree(self._work, ignore_errors=True)
+            self._final_log = _tail(self._log or work / _LOG, _KEPT_LOG)
+        if not self._failed or self._log is not None:
+            shutil.rmtree(work, ignore_errors=True)
+            return
+        for folder in ("backends", "python"):
+            shutil.rmtree(work / folder, ignore_errors=True)
 
     def __enter__(self) -> EmbeddedServer:
         return self if self._keeper is not None else self.start()
@@ -242,10 +265,9 @@ class EmbeddedServer:
                 env=environment,
                 start_new_session=True,
             )
-        assert self._keeper.stdout is not None  # noqa: S101 - it was asked for as a pipe
-        word, _, number = self._keeper.stdout.readline().decode().partition(" ")
+        word, _, number = _pipes(self._keeper)[1].readline().decode().partition(" ")
         if word != "pid":
-            raise self._failure("the server could not be started")
+            raise self.failure("the server could not be started")
         self.pid = int(number)
 
     def _open_log(self) -> IO[bytes]:
@@ -284,27 +306,151 @@ class EmbeddedServer:
 
     def _ended(self, wait: float) -> bool:
         """Whether the server has ended, after waiting for that at most so many seconds."""
-        assert self._keeper is not None and self._keeper.stdout is not None  # noqa: S101 - callers looked
-        return bool(select.select([self._keeper.stdout], [], [], wait)[0])
+        assert self._keeper is not None  # noqa: S101 - callers looked
+        return bool(select.select([_pipes(self._keeper)[1]], [], [], wait)[0])
 
     def _port_failure(self) -> ServeError:
         for name, port in self._ports.items():
             if not _ports.is_free(self.host, port):
                 return port_in_use(self.host, port, f"--{name}-port")
-        return self._failure("the server could not bind its ports")
+        return self.failure("the server could not bind its ports")
 
-    def _failure(self, message: str = "") -> ServeError:
+    def failure(self, message: str = "") -> ServeError:
         """The error for a server that did not come up; its log is kept, and named in the hint."""
         self._failed = True
-        log = self.log_text()
-        failures = _serverlog.model_failures(log)
-        if failures and not message:
-            reasons = _listed((each.model, each.reason) for each in failures)
-            message = f"Triton could not load {_count(len(failures), 'model')}: {reasons}"
-        elif not message:
-            said = _serverlog.errors(log)[-3:] or tuple(line for line in log.splitlines()[-3:] if line.strip())
-            message = f"Triton ended before it was ready: {'; '.join(said) or 'it gave no reason'}"
+        message = message or load_failure(self.log_text())
         return ServeError(message, where=self.repository, hint=f"the server's whole log: {self.log_path}")
+
+
+@dataclass(frozen=True)
+class ServeOptions:
+    """How a repository is served, whichever way; the words are those of `EmbeddedServer`."""
+
+    host: str = "127.0.0.1"
+    http_port: int = 8000
+    grpc_port: int = 8001
+    metrics_port: int = 8002
+    control: Control = "none"
+    poll_seconds: int = 1
+    models: tuple[str, ...] | None = None
+    log: Path | None = None
+    extra_args: tuple[str, ...] = ()
+    grace: float = 15
+    timeout: float = 300
+    """Seconds within which every model must have answered."""
+
+
+def run_embedded(
+    repository: Path, options: ServeOptions, report: Callable[[str], None], *, runtime: Runtime | None = None
+) -> None:
+    """Serve the repository with the embedded server until SIGINT or SIGTERM; then stop it and return.
+
+    Args:
+        repository: the model repository.
+        options: ports, control mode, log and the like.
+        report: called with each line of progress.
+        runtime: the server to run; by default what `find_runtime` finds.
+
+    Raises:
+        ServeError: the server cannot be started, a model does not answer, or the server ends by itself.
+    """
+    require_models(repository)
+    settings = {name: value for name, value in vars(options).items() if name != "timeout"}
+    began = time.monotonic()
+    server = EmbeddedServer(repository, runtime=runtime, **settings)
+    with until_stopped(), server:
+        try:
+            report(f"Triton {TRITON_VERSION} (embedded, process {server.pid}) loads {server.repository}")
+            probes = server.wait_ready(options.timeout)
+            report_ready(probes, began, report)
+            report(f"HTTP {server.http_url}  gRPC {server.grpc_url}  metrics http://{server.metrics_url}/metrics")
+            report_exposure(options.host, report)
+            report("Ctrl-C stops it.")
+            _watch(server, report)
+        except Stopped:
+            report(f"Stopping; requests in flight have {options.grace:g} s to finish. Ctrl-C again ends them.")
+            server.stop()
+            report("Stopped.")
+            raise
+
+
+def _watch(server: EmbeddedServer, report: Callable[[str], None]) -> None:
+    """Pass on what the server reports as errors, such as a model that poll mode could not load, until it ends."""
+    told = len(_serverlog.errors(server.log_text()))
+    size = server.log_path.stat().st_size
+    while not server.wait(0.5):
+        if server.log_path.stat().st_size != size:
+            size = server.log_path.stat().st_size
+            errors = _serverlog.errors(server.log_text())
+            for message in errors[told:]:
+                report(f"Triton: {message}")
+            told = len(errors)
+    raise server.failure("Triton ended by itself")
+
+
+class Stopped(BaseException):
+    """SIGINT or SIGTERM came; derived from BaseException so that no handler of errors swallows it."""
+
+
+@contextlib.contextmanager
+def until_stopped() -> Iterator[None]:
+    """Turn SIGINT and SIGTERM into `Stopped`, and end quietly on it. In other threads than the main one: nothing."""
+
+    def stop(*_: object) -> None:
+        raise Stopped
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    except Stopped:
+        pass
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def require_models(repository: Path) -> None:
+    """ServeError where there is no repository, or nothing in it."""
+    if not repository.is_dir():
+        raise ServeError("there is no such model repository", where=repository, hint="build it: `tritonrepo build`")
+    if not any(path.is_dir() for path in repository.iterdir()):
+        raise ServeError("the model repository holds no model", where=repository, hint="build one: `tritonrepo build`")
+
+
+def load_failure(log: str) -> str:
+    """Why a server ended before it was ready, told from its log: the models it could not load, and its reasons."""
+    failures = _serverlog.model_failures(log)
+    if failures:
+        reasons = _listed((each.model, each.reason) for each in failures)
+        return f"Triton could not load {_count(len(failures), 'model')}: {reasons}"
+    said = _serverlog.errors(log)[-3:] or tuple(line for line in log.splitlines()[-3:] if line.strip())
+    return f"Triton ended before it was ready: {'; '.join(said) or 'it gave no reason'}"
+
+
+def probe_failure(probes: Sequence[Probe]) -> str:
+    """What to say of the models that did not answer; empty where all did."""
+    failed = [each for each in probes if each.status == "failed"]
+    if not failed:
+        return ""
+    reasons = _listed((f"{each.model} (version {each.version})", each.detail) for each in failed)
+    return f"{_count(len(failed), 'model')} did not answer an inference: {reasons}"
+
+
+def report_ready(probes: Sequence[Probe], began: float, report: Callable[[str], None]) -> None:
+    """One line for each model that answered, or was not asked, and one for all of them."""
+    for probe in probes:
+        result = probe.detail if probe.status == "not probed" else f"{probe.seconds * 1000:.0f} ms"
+        report(f"  {probe.model} {probe.version}: {probe.status} ({result})")
+    report(f"Ready after {time.monotonic() - began:.1f} s: {_count(len(probes), 'model version')}.")
+
+
+def report_exposure(host: str, report: Callable[[str], None]) -> None:
+    """Warn where other machines may reach the server, because Triton asks nobody who they are."""
+    if not _ports.is_loopback(host):
+        report(f"Warning: {host} can be reached from other machines, and Triton asks nobody for a password.")
 
 
 def port_in_use(host: str, port: int, option: str) -> ServeError:
@@ -331,6 +477,11 @@ def wants_response_cache(repository: Path) -> bool:
             if _RESPONSE_CACHE.search(text):
                 return True
     return False
+
+
+def _pipes(process: subprocess.Popen[bytes]) -> tuple[IO[bytes], IO[bytes]]:
+    assert process.stdin is not None and process.stdout is not None  # noqa: S101 - both were asked for
+    return process.stdin, process.stdout
 
 
 def _tail(path: Path, size: int) -> str:
