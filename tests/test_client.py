@@ -92,18 +92,7 @@ def tensors(*pairs: tuple[str, str, str], extra: str = "") -> str:
 
 
 @pytest.fixture(scope="module")
-def numpy_1(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A folder with numpy 1.26, or "": the server's Python backend cannot carry BYTES with numpy 2."""
-    if np.__version__.startswith("1."):
-        return ""
-    folder = tmp_path_factory.mktemp("numpy-1")
-    command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--only-binary=:all:", "--target"]
-    done = subprocess.run([*command, str(folder), "numpy==1.26.4"], check=False, capture_output=True)
-    return str(folder) if done.returncode == 0 else ""
-
-
-@pytest.fixture(scope="module")
-def server(runtime: Runtime, tmp_path_factory: pytest.TempPathFactory, numpy_1: str) -> Iterator[EmbeddedServer]:
+def server(runtime: Runtime, tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedServer]:
     repository = tmp_path_factory.mktemp("client") / "models"
     every = tensors(*((dtype, dtype, "[-1]") for dtype in (*DTYPES, "STRING")), extra="optional: true")
     write_python_model(repository, "every", code=ECHO, config=every, max_batch_size=8)
@@ -111,12 +100,9 @@ def server(runtime: Runtime, tmp_path_factory: pytest.TempPathFactory, numpy_1: 
     write_python_model(repository, "two", code=ECHO, config=tensors(("a", "FP32", "[2, 3]"), ("b", "INT32", "[-1]")))
     queue = "dynamic_batching { default_queue_policy { max_queue_size: 1 } }\n"
     write_python_model(repository, "queue", code=ECHO, config=tensors(("x", "FP32", "[1]")) + queue, max_batch_size=1)
-    with pytest.MonkeyPatch.context() as patch:
-        if numpy_1:
-            patch.setenv("PYTHONPATH", numpy_1)
-        with EmbeddedServer(repository, runtime=runtime, control="explicit", models=("*",)) as server:
-            server.wait_ready(120, probe=False)
-            yield server
+    with EmbeddedServer(repository, runtime=runtime, control="explicit", models=("*",)) as server:
+        server.wait_ready(120, probe=False)
+        yield server
 
 
 @pytest.fixture(params=["grpc", "http"])
@@ -208,9 +194,7 @@ def test_every_dtype_comes_back(triton_client: Client, dtype: str, shape: tuple[
     ],
     ids=["bytes", "str", "long", "empty", "U", "S"],
 )
-def test_bytes_come_back(triton_client: Client, numpy_1: str, items: Any) -> None:
-    if not numpy_1 and not np.__version__.startswith("1."):
-        pytest.skip("the server's Python backend needs numpy 1.26 for BYTES, and it cannot be installed here")
+def test_bytes_come_back(triton_client: Client, items: Any) -> None:
     out = triton_client.model("every")({"in_STRING": items})["out_STRING"]
     sent = np.array(items, np.object_)
     want = [item.encode() if isinstance(item, str) else item for item in sent.reshape(-1).tolist()]
