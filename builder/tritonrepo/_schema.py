@@ -112,6 +112,10 @@ def _alternatives(made: Schema) -> Iterator[Schema]:
             yield from _alternatives(branch)
         return
     schema = {key: value for key, value in made.items() if key not in ("title", "description", "default", "format")}
+    if schema.get("additionalProperties") is True:  # says nothing, and some releases of pydantic leave it out
+        del schema["additionalProperties"]
+    if "minimum" in schema:  # 0 or 0.0, as the release has it
+        schema["minimum"] = int(schema["minimum"])
     for inner in ("items", "additionalProperties"):
         if isinstance(schema.get(inner), dict):
             schema[inner] = _one_of(list(_alternatives(schema[inner])))

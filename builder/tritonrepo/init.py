@@ -147,8 +147,8 @@ def _shapes(signature: Signature) -> Iterator[str]:
             by_input[tensor.name] = [by_axis[dim] if isinstance(dim, str) else guess for dim, guess in pairs]
     if not by_axis and not by_input:
         return
-    yield "    # The graph does not say how large these axes are: the ranges are guesses. Put in the smallest, the usual"
-    yield "    # and the largest size that will be sent; the model is built and verified for what lies between."
+    yield "    # The graph does not say how large these axes are; the ranges are guesses. Put in the smallest, the"
+    yield "    # usual and the largest size that will be sent; the model is built and verified for what lies between."
     yield "    shapes:"
     for axis, guess in by_axis.items():
         if axis in by_input:  # an axis that is called like an input: the key can be one of the two
