@@ -16,7 +16,7 @@ from pathlib import Path
 from tritonrepo.errors import PublishError
 
 _CHUNK = 1 << 20
-_FICLONE = 0x40094409  # linux/fs.h: share the source's blocks (Btrfs, XFS, bcachefs)
+_FICLONE = 0x40049409  # linux/fs.h: share the source's blocks (Btrfs, XFS, bcachefs)
 _FULL = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "the disk quota is used up"}
 
 CACHES = "__pycache__"

@@ -133,7 +133,7 @@ def plain(value: object) -> object:
 
 
 def intact(folder: Path, contents: Contents, since_ns: int) -> bool:
-    """Whether the files are there as recorded: by size and time, and by content where the time is later than the record's."""
+    """Whether the files are there as recorded: by size, and by content where one is younger than the record."""
     for path, content in contents.items():
         file = folder / path
         try:
@@ -148,7 +148,7 @@ def intact(folder: Path, contents: Contents, since_ns: int) -> bool:
 
 
 def scan(folder: Path, prefix: str = "") -> Iterator[tuple[str, os.DirEntry[str]]]:
-    """Everything below a folder but folders themselves, as (path below it, entry), in order; Python's caches left out."""
+    """Everything below a folder but folders, as (path below it, entry), in order; Python's caches are left out."""
     with os.scandir(folder) as found:
         entries = sorted(found, key=lambda entry: entry.name)
     for entry in entries:

@@ -123,8 +123,8 @@ def _open(path: Path, repository: Path) -> int:
         raise PublishError(
             f"the folder for the lock and for staging cannot be written: {error.strerror}",
             where=path.parent,
-            hint=f"It lies beside the repository, on the same file system. Allow writing in {path.parent.parent}, or put "
-            f"the repository into a folder where you may write (now: {repository}).",
+            hint=f"It lies beside the repository, on the same file system. Allow writing in {path.parent.parent}, or "
+            f"put the repository into a folder where you may write (now: {repository}).",
         ) from error
 
 

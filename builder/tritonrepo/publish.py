@@ -25,6 +25,7 @@ from tritonrepo.errors import PublishError
 from tritonrepo.lock import Lock
 
 _LONGEST_TEXT = 1 << 16
+_MOVE_AWAY = "Move it away, or give the model another name."
 
 Source = bytes | Path
 Stat = tuple[tuple[str, int, int], ...]
@@ -130,7 +131,12 @@ def publish(staged: Staged, repository: Path, *, keep_versions: int, lock: Lock)
     with _disk.explained(f"{staged.name} cannot be published", lock.repository):
         recover(repository, lock)
         old = _read_old(target)
-        _refuse_foreign(staged, target, old)
+        if not old.records and (target / "config.pbtxt").exists():
+            raise PublishError(
+                f"there is a model {staged.name} that tritonrepo did not publish; its config would be lost",
+                where=target,
+                hint=_MOVE_AWAY,
+            )
         action = _action(staged, target, old)
         if action == "unchanged":
             return Published(staged.name, old.latest, action, target)
@@ -159,7 +165,7 @@ def published(repository: Path, name: str) -> PublishedState | None:
 
 
 def recover(repository: Path, lock: Lock) -> None:
-    """Clear what a killed build has left beside the repository; `publish`, `prune` and `rollback` do so by themselves."""
+    """Clear what a killed build has left beside the repository; `publish`, `prune` and `rollback` begin with it."""
     lock.require(repository)
     lock.once(lambda: _recover(lock))
 
@@ -167,7 +173,7 @@ def recover(repository: Path, lock: Lock) -> None:
 def prune(repository: Path, keep: set[str], lock: Lock) -> Pruned:
     """Remove the models that tritonrepo published and that are not in ``keep``.
 
-    Models made by hand are never touched, nor are published ones in which there is a file that tritonrepo did not write.
+    Models made by hand are never touched, nor are published ones that hold a file that tritonrepo did not write.
 
     Raises:
         PublishError: a model cannot be removed; it is as it was.
@@ -250,25 +256,13 @@ def _check_paths(staged: Staged) -> None:
 
 
 def _read_old(model: Path) -> _Old:
+    if model.is_symlink() or (model.exists() and not model.is_dir()):
+        raise PublishError(
+            f"{model.name} is a symbolic link or a file; only a folder can be replaced", where=model, hint=_MOVE_AWAY
+        )
     found = _record.versions(model)
     records = {number: _record.read_record(model, number) for number in found}
     return _Old(found, {number: record for number, record in records.items() if record is not None})
-
-
-def _refuse_foreign(staged: Staged, target: Path, old: _Old) -> None:
-    """Never write over what people made by hand."""
-    if target.is_symlink() or (target.exists() and not target.is_dir()):
-        raise PublishError(
-            f"{staged.name} is a symbolic link or a file; only a folder can be replaced",
-            where=target,
-            hint="Move it away, or give the model another name.",
-        )
-    if not old.records and (target / "config.pbtxt").exists():
-        raise PublishError(
-            f"there is a model {staged.name} that tritonrepo did not publish; its config would be lost",
-            where=target,
-            hint="Move it away, or give the model another name.",
-        )
 
 
 def _action(staged: Staged, target: Path, old: _Old) -> str:
