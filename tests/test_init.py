@@ -34,7 +34,7 @@ def written(folder: Path, *onnx: Path) -> tuple[str, Spec]:
 
 def test_a_model_without_open_questions(tmp_path: Path) -> None:
     text, spec = written(tmp_path, graphs.mlp(tmp_path))
-    assert text.startswith("# yaml-language-server: $schema=https://")
+    assert text.startswith("# yaml-language-server: $schema=models.schema.json")
     assert (
         text.split("models:\n")[1]
         == """\

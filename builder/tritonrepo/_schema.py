@@ -13,8 +13,8 @@ from typing import Any
 
 from tritonrepo import _assemble, _rules, spec
 
-#: Where editors find the schema; docs/models.schema.json in the repository.
-URL = "https://raw.githubusercontent.com/tritonrepo/tritonrepo/main/docs/models.schema.json"
+#: The file that ``tritonrepo schema > models.schema.json`` writes, and that a written spec's first line names.
+FILE = "models.schema.json"
 
 Schema = dict[str, Any]
 
@@ -37,7 +37,7 @@ def json_schema() -> Schema:
     blocks["ModelSpec"]["properties"]["name"]["pattern"] = rf"^{_rules.NAME.pattern}$|\$\{{"
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
-        "$id": URL,
+        "$id": FILE,
         "title": "models.yaml",
         **top,
         "$defs": {**blocks, "Variable": _VARIABLE},

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import typer
 from typer.core import TyperGroup
@@ -149,6 +151,119 @@ def rollback(
     print(f"{done.name}: version {done.version} is what was asked for")
 
 
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": False})
+def serve(
+    ctx: typer.Context,
+    repository: Annotated[Path, typer.Argument(help="The model repository.")] = _REPOSITORY,
+    how: Annotated[Literal["embedded", "docker"], typer.Option("--with", help="The server to run.")] = "embedded",
+    host: Annotated[str, typer.Option(help="Address to bind or publish.")] = "127.0.0.1",
+    http_port: Annotated[int, typer.Option(min=0, max=65535, help="0 picks a free one.")] = 8000,
+    grpc_port: Annotated[int, typer.Option(min=0, max=65535)] = 8001,
+    metrics_port: Annotated[int, typer.Option(min=0, max=65535)] = 8002,
+    control: Annotated[Literal["none", "poll", "explicit"], typer.Option(help="Model control mode.")] = "none",
+    poll_seconds: Annotated[int, typer.Option(min=1, help="How often poll looks for changes.")] = 1,
+    load_model: Annotated[list[str] | None, typer.Option(help="What explicit loads at the start; * is all.")] = None,
+    log: Annotated[Path | None, typer.Option(help="File for the server's log.")] = None,
+    timeout: Annotated[float, typer.Option(min=1, help="Seconds within which all models must answer.")] = 300,
+    install: Annotated[bool, typer.Option("--install", help="Install the embedded server first, if missing.")] = False,
+    install_only: Annotated[bool, typer.Option("--install-only", help="Install it and do not serve.")] = False,
+    release: Annotated[str | None, typer.Option(help="docker: release; by default that of models.yaml.")] = None,
+    image: Annotated[str | None, typer.Option(help="docker: another image.")] = None,
+    gpus: Annotated[str, typer.Option(help="docker: all, none, or ids such as 0,1.")] = "all",
+    shm_size: Annotated[str, typer.Option(help="docker: size of /dev/shm.")] = "1g",
+    user: Annotated[str | None, typer.Option(help="docker: UID:GID; by default yours.")] = None,
+    name: Annotated[str, typer.Option(help="docker: the container's name.")] = "tritonrepo",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="docker: print the command and do nothing.")] = False,
+) -> None:
+    """Serve a repository: ready when every model has answered. Ctrl-C stops it. Arguments after -- go to tritonserver.
+
+    Loading a Python model or a TensorRT plan runs the code in it: serve only repositories that you trust.
+    """
+    from tritonrepo.serve import ServeOptions, run_embedded
+
+    options = ServeOptions(
+        host=host,
+        http_port=http_port,
+        grpc_port=grpc_port,
+        metrics_port=metrics_port,
+        control=control,
+        poll_seconds=poll_seconds,
+        models=tuple(load_model) if load_model else None,
+        log=log,
+        extra_args=tuple(ctx.args),
+        timeout=timeout,
+    )
+    if how == "embedded":
+        if dry_run:
+            raise UsageError("--dry-run prints the docker command", hint="Add `--with docker`.")
+        if install or install_only:
+            _install_runtime()
+        if not install_only:
+            run_embedded(repository, options, _say)
+        return
+    from tritonrepo.docker import ContainerOptions, docker_command, run_docker, shell
+
+    container = ContainerOptions(
+        release=release or _release(), image=image, gpus=_gpus(gpus), shm_size=shm_size, user=_user(user), name=name
+    )
+    if dry_run:
+        print(shell(docker_command(repository, options, container)))
+    else:
+        run_docker(repository, options, container, _say)
+
+
+@app.command()
+def infer(
+    model: Annotated[str, typer.Argument(help="The served model's name.")],
+    inputs: Annotated[
+        list[str] | None,
+        typer.Option("--input", "-i", help="NAME=VALUE: a .npy, .npz, .json, .bin or image file, JSON, or text."),
+    ] = None,
+    random: Annotated[bool, typer.Option("--random", help="Random values for inputs that are not given.")] = False,
+    shape: Annotated[list[str] | None, typer.Option(help="NAME=1,3,224,224: shape of a random input.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of random values.")] = 0,
+    url: Annotated[str, typer.Option(help="http://HOST:PORT or grpc://HOST:PORT.")] = "http://127.0.0.1:8000",
+    version: Annotated[str, typer.Option(help="The model's version; by default the server chooses.")] = "",
+    timeout: Annotated[float, typer.Option(min=0.001, help="Seconds to wait.")] = 60,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Save outputs: FILE.npz or a folder.")] = None,
+) -> None:
+    """Send one request to a served model and show what it answers."""
+    from tritonrepo.infer import infer as run
+    from tritonrepo.infer import parse_shape, save, summarise
+
+    result = run(
+        url,
+        model,
+        inputs or (),
+        random=random,
+        shapes=dict(parse_shape(each) for each in shape or ()),
+        seed=seed,
+        version=version,
+        timeout=timeout,
+    )
+    for note in result.notes:
+        print(note)
+    for summary in summarise(result.outputs):
+        print(summary)
+    print(f"answered in {result.milliseconds:.1f} ms")
+    if output:
+        for path in save(result, output):
+            print(f"wrote {path}")
+
+
+@app.command()
+def doctor(
+    repository: Annotated[Path, typer.Option("--repository", "-o", help="Where models are published.")] = _REPOSITORY,
+) -> None:
+    """Say what this machine can build and serve, and how to get what is missing."""
+    from tritonrepo.doctor import examine
+
+    for finding in examine(repository=repository, release=_release()):
+        print(f"{finding.status:8} {finding.topic}: {finding.detail}")
+        if finding.remedy:
+            print(f"{'':8}   {finding.remedy}")
+
+
 def _spec(sources: list[Path], repository: Path | None, templates: Path | None) -> Spec:
     """The spec that the arguments of ``build`` mean."""
     from tritonrepo.spec import load_spec, spec_for
@@ -161,6 +276,75 @@ def _spec(sources: list[Path], repository: Path | None, templates: Path | None) 
     spec = load_spec(sources[0])
     changes = {"repository": repository and repository.absolute(), "templates": templates and templates.absolute()}
     return spec.model_copy(update={key: value for key, value in changes.items() if value})
+
+
+def _release() -> str:
+    """The Triton release that models.yaml names, or else the one that a spec without it would."""
+    from tritonrepo.spec import Spec, load_spec
+
+    return load_spec(_SPEC).triton if _SPEC.is_file() else str(Spec.model_fields["triton"].default)
+
+
+def _gpus(text: str) -> Literal["all", "none"] | tuple[int, ...]:
+    if text in ("all", "none"):
+        return cast("Literal['all', 'none']", text)
+    return _numbers(text, ",", "--gpus", "all, none, or ids such as 0,1")
+
+
+def _user(text: str | None) -> tuple[int, int] | None:
+    if text is None:
+        return None
+    user, group = (*_numbers(text, ":", "--user", "UID:GID"), -1, -1)[:2]
+    if group < 0:
+        raise UsageError(f"--user {text}", hint="Give UID:GID.")
+    return user, group
+
+
+def _numbers(text: str, separator: str, option: str, form: str) -> tuple[int, ...]:
+    parts = text.split(separator)
+    if not all(part.isascii() and part.isdigit() for part in parts):
+        raise UsageError(f"{option} {text}", hint=f"Give {form}.")
+    return tuple(map(int, parts))
+
+
+def _install_runtime() -> None:
+    from tritonrepo.runtime import find_runtime, install_runtime
+
+    runtime = find_runtime()
+    if runtime is None:
+        with _bytes_shown() as progress:
+            runtime = install_runtime(progress=progress)
+    print(f"Triton {runtime.version} is installed in {runtime.root}")
+
+
+@contextmanager
+def _bytes_shown() -> Iterator[Callable[[str, int, int], None]]:
+    """Progress in bytes: a bar on a terminal, a line for each phase elsewhere."""
+    if not sys.stdout.isatty():
+        phases: set[str] = set()
+
+        def told(phase: str, done: int, total: int) -> None:
+            if phase not in phases:
+                phases.add(phase)
+                _say(f"{phase} ({total >> 20} MB)" if total else phase)
+
+        yield told
+        return
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
+
+    with Progress(TextColumn("{task.description}"), BarColumn(), DownloadColumn(), transient=True) as bars:
+        tasks: dict[str, Any] = {}
+
+        def shown(phase: str, done: int, total: int) -> None:
+            if phase not in tasks:
+                tasks[phase] = bars.add_task(phase)
+            bars.update(tasks[phase], completed=done, total=total or None)
+
+        yield shown
+
+
+def _say(text: str) -> None:
+    print(text, flush=True)
 
 
 def _complain(text: str) -> None:

@@ -62,6 +62,18 @@ class OutputSummary:
     top: tuple[tuple[int, float], ...]
     """Index and value of the largest values of the first row, where a row may be scores of classes; else empty."""
 
+    def __str__(self) -> str:
+        parts = [f"{self.name} {self.dtype}{list(self.shape)}"]
+        if self.low is not None:
+            parts.append(f"min {self.low:.6g}, max {self.high:.6g}, mean {self.mean:.6g}")
+        if self.not_finite:
+            parts.append(f"{self.not_finite} NaN or Inf")
+        if self.head:
+            parts.append(f"begins {' '.join(self.head)}")
+        if self.top:
+            parts.append("largest " + ", ".join(f"[{index}] {value:.6g}" for index, value in self.top))
+        return "\n  ".join(parts)
+
 
 def infer(
     url: str,
@@ -174,7 +186,7 @@ def _summary(name: str, array: Any) -> OutputSummary:
     numbers = flat.astype(np.float64)
     finite = numbers[np.isfinite(numbers)]
     low, high, mean = map(float, (finite.min(), finite.max(), finite.mean())) if finite.size else (None, None, None)
-    head = tuple(str(value) for value in flat[:_HEAD].tolist())
+    head = tuple(f"{value:.6g}" if isinstance(value, float) else str(value) for value in flat[:_HEAD].tolist())
     top: tuple[tuple[int, float], ...] = ()
     if array.ndim in (1, 2) and array.size and array.shape[-1] in _CLASSES and array.dtype.kind not in "biu":
         row = numbers[: array.shape[-1]]

@@ -69,18 +69,19 @@ def spec_text(onnx: Sequence[Path], target: Path) -> str:
         UsageError: no models.
         ModelError: a model cannot be read.
     """
-    from tritonrepo._schema import URL
+    from tritonrepo._schema import FILE
 
     if not onnx:
         raise UsageError("no ONNX files are given", hint="for instance: tritonrepo init models/*.onnx")
     names = _names(onnx)
     folder = target.absolute().parent
     blocks = ["\n".join(_model(name, introspect(file), folder)) for name, file in zip(names, onnx, strict=True)]
-    return _HEAD.replace("{url}", URL) + "\n\n".join(blocks) + "\n"
+    return _HEAD.replace("{schema}", FILE) + "\n\n".join(blocks) + "\n"
 
 
 _HEAD = """\
-# yaml-language-server: $schema={url}
+# yaml-language-server: $schema={schema}
+# (`tritonrepo schema > {schema}` writes the file that this line names, for editors.)
 #
 # What `tritonrepo build` makes of the models below. Written by `tritonrepo init`; yours to change.
 # Every setting: docs/spec.md, or `tritonrepo schema`.
