@@ -81,7 +81,9 @@ class Runtime:
     def python_versions(self) -> tuple[str, ...]:
         """Python versions (``3.11``) that the Python backend can run, oldest first."""
         stubs = (path.parent.name for path in self._server.glob(f"python_backend_stubs/*/{STUB}"))
-        return tuple(sorted(stubs, key=lambda version: [int(part) for part in version.split(".")]))
+        minors = sorted(int(version.partition(".")[2]) for version in stubs)
+        # There are older ones, but tritonrepo itself needs 3.10.
+        return tuple(f"3.{minor}" for minor in minors if minor >= 10)
 
     @property
     def stub(self) -> Path:
@@ -213,9 +215,10 @@ def _check_platform() -> None:
     hint = "serve with Docker, or on a Linux host with glibc 2.35 or later (Ubuntu 22.04, Debian 12)"
     if system != "Linux" or machine not in _WHEELS:
         raise ServeError(f"there is no embedded server for {system} on {machine}", hint=hint)
-    name, _, version = (os.confstr("CS_GNU_LIBC_VERSION") or "").partition(" ")
+    libc = os.confstr("CS_GNU_LIBC_VERSION") or "another C library"
+    name, _, version = libc.partition(" ")
     if name != "glibc" or tuple(int(part) for part in version.split(".")[:2]) < _GLIBC:
-        raise ServeError(f"the embedded server needs glibc 2.35, this machine has {name} {version}", hint=hint)
+        raise ServeError(f"the embedded server needs glibc 2.35, this machine has {libc}", hint=hint)
 
 
 def _check_space(folder: Path) -> None:
