@@ -66,7 +66,7 @@ def test_build_serve_infer(tmp_path: Path, runtime: Runtime) -> None:
                 np.testing.assert_allclose(client.model("mlp")(x), want, rtol=1e-5)
                 assert client.model("scalar_output")(np.ones((2, 3), np.float32)).item() == 6
                 words = np.array([["a", "ü", ""]], object)
-                assert client.model("identity_string")(words).tolist() == [["a".encode(), "ü".encode(), b""]]
+                assert client.model("identity_string")(words).tolist() == [[b"a", "ü".encode(), b""]]
         unknown = tritonrepo("infer", "mpl", "--random", "--url", urls["http"], cwd=tmp_path)
         assert unknown.returncode == 1
         assert "mlp" in unknown.stderr

@@ -47,7 +47,7 @@ class World:
 
     def task(self) -> Task:
         model = ModelSpec.model_validate({"name": "m", "onnx": self.onnx, **self.settings})
-        return Task(model, self.folder / "cache", self.templates, "26.09")
+        return Task(model, self.folder / "repository", self.folder / "cache", self.templates, "26.09")
 
     def build(self) -> tuple[Built, list[str]]:
         events: list[Event] = []

@@ -138,7 +138,7 @@ def _build_all(
             begun.setdefault(task.model.name, time.perf_counter())
             on_event(task.model.name, event.step, event.status, event.seconds)
 
-    tasks = [Task(model, spec.cache, spec.templates, spec.triton) for model in models]
+    tasks = [Task(model, spec.repository, spec.cache, spec.templates, spec.triton) for model in models]
     begun: dict[str, float] = {}
     built: dict[str, tuple[Any, float]] = {}
     jobs = min(options.jobs or cores(), len(tasks))

@@ -6,6 +6,7 @@
     ├── ModelError                     an ONNX file that cannot be read, prepared or served
     ├── TemplateError                  a template fails, or lays out something other than what was meant
     ├── VerificationError              the artefact does not give the reference's answers
+    ├── CheckError                     what would be published breaks a rule of the checker
     ├── EngineError                    an engine cannot build or run here (no TensorRT, no GPU, ...)
     ├── PublishError                   the repository cannot be changed (disk, permissions, file system)
     │   └── LockedError                another build holds the repository
@@ -70,6 +71,8 @@ class TritonrepoError(Exception):
 
 
 class UsageError(TritonrepoError):
+    """The command line asks for something that makes no sense."""
+
     exit_code = 2
 
 
@@ -88,35 +91,39 @@ class SpecError(TritonrepoError):
 
 
 class ModelError(TritonrepoError):
-    pass
+    """An ONNX file cannot be read, prepared or served."""
 
 
 class TemplateError(TritonrepoError):
-    pass
+    """A template fails, or lays out something other than what was meant."""
 
 
 class VerificationError(TritonrepoError):
-    pass
+    """The artefact does not give the reference's answers, or a sample does not fit."""
+
+
+class CheckError(TritonrepoError):
+    """What would be published breaks a rule of the checker."""
 
 
 class EngineError(TritonrepoError):
-    pass
+    """An engine cannot build or run here."""
 
 
 class PublishError(TritonrepoError):
-    pass
+    """The repository cannot be changed; it is as it was."""
 
 
 class LockedError(PublishError):
-    pass
+    """Another build holds the repository."""
 
 
 class ServeError(TritonrepoError):
-    pass
+    """A server cannot be found, started or reached."""
 
 
 class InferError(TritonrepoError):
-    pass
+    """An inference request cannot be formed, or was refused."""
 
 
 def _join(message: str, where: Where | None, hint: str | None) -> str:

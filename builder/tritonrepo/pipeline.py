@@ -21,9 +21,9 @@ from pydantic import TypeAdapter
 from tritonrepo import _tensorrt
 from tritonrepo import plan as planning
 from tritonrepo import verify as verification
-from tritonrepo.check import RepositoryModel, check_model
+from tritonrepo.check import BLOCKING, Target, check_staged
 from tritonrepo.compare import OutputError
-from tritonrepo.errors import ModelError
+from tritonrepo.errors import CheckError
 from tritonrepo.fingerprint import Cache, digest, key_of, tool_version
 from tritonrepo.introspect import Signature, introspect
 from tritonrepo.plan import Plan
@@ -37,9 +37,6 @@ T = TypeVar("T")
 
 #: Steps in their order, as progress shows them.
 STEPS = ("introspect", "prepare", "plan", "verify", "render", "check", "publish")
-
-#: Severities that keep a model out of the repository.
-_BLOCKING = ("reject", "breaks")
 
 
 @dataclass(frozen=True)
@@ -59,6 +56,7 @@ class Task:
     """What a worker needs to build one model."""
 
     model: ModelSpec
+    repository: Path
     cache: Path
     templates: Path | None
     triton: str
@@ -124,7 +122,7 @@ def build_model(task: Task, emit: Callable[[Event], None]) -> Built:
         lambda: render(model, signature, chosen, task.templates),
     )
     emit(Event("check", "start"))
-    _check(model, rendered, chosen)
+    _check(task, rendered, chosen)
     emit(Event("check", "done"))
 
     sources = _digests(cache, chosen.files.values())
@@ -284,19 +282,18 @@ class _Steps:
         return result
 
 
-def _check(model: ModelSpec, rendered: Rendered, chosen: Plan) -> None:
+def _check(task: Task, rendered: Rendered, chosen: Plan) -> None:
     """Hold what would be published against the checker's rules."""
-    text = rendered.model_files["config.pbtxt"]
-    assert isinstance(text, bytes)  # noqa: S101 - the config is rendered, never copied
-    files = frozenset((*chosen.files, *rendered.version_files))
-    view = RepositoryModel(model.name, Path(model.name), text.decode(), {"1": files})
-    for finding in check_model(view):
-        if finding.severity in _BLOCKING:
-            raise ModelError(
-                f"model {model.name} would not be served: {finding.rule}: {finding.message}",
-                where=model.onnx,
-                hint=f"Nothing was published. {finding.hint}",
-            )
+    name = task.model.name
+    version = {f"1/{path}": content for path, content in {**chosen.files, **rendered.version_files}.items()}
+    found = check_staged(task.repository, {name: {**rendered.model_files, **version}}, Target(release=task.triton))
+    blocking = [finding for finding in found if finding.severity in BLOCKING]
+    if blocking:
+        raise CheckError(
+            f"model {name} would not be served: " + "; ".join(f"{each.rule}: {each.message}" for each in blocking),
+            where=task.model.onnx,
+            hint=f"Nothing was published. {blocking[0].hint}",
+        )
 
 
 def _verdict_document(

@@ -1,35 +1,56 @@
-"""Repository -> Findings: what the server would refuse, said before it is started.
+"""Repository -> Findings: what the server would say before it is started, and what it would say only later.
 
-A rule is a small function in ``rules``; it gets one model as it lies in a repository (or as it is about to be
-published) and yields findings. Nothing here imports onnx, onnxruntime, tritonclient or tensorrt.
+Nothing here imports protobuf, onnx, onnxruntime, tritonclient, numpy or tensorrt: a check starts at once.
 """
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
-from tritonrepo.check.model import Finding, RepositoryModel
-from tritonrepo.check.rules import RULES
+from tritonrepo.check._schema import schema
+from tritonrepo.check.model import Model, Repository
+from tritonrepo.check.rule import BLOCKING, NOT_SERVED, RULES, Finding, Rule, Target
+from tritonrepo.check.rules import load_rules
 from tritonrepo.errors import UsageError
 
-__all__ = ["Finding", "RepositoryModel", "check", "check_model"]
+__all__ = ["BLOCKING", "NOT_SERVED", "RULES", "Finding", "Rule", "Target", "check", "check_staged"]
 
 
-def check(repository: Path) -> tuple[Finding, ...]:
+def check(path: Path, target: Target | None = None) -> tuple[Finding, ...]:
     """Check every model of a repository, hand-written ones too.
 
     Raises:
-        UsageError: there is no such folder.
+        UsageError: there is no such folder, or the target release is not known.
     """
-    if not repository.is_dir():
-        raise UsageError("no such folder", where=repository, hint="Give the path of a model repository.")
-    folders = sorted(Path(entry.path) for entry in os.scandir(repository) if entry.is_dir())
-    return tuple(finding for folder in folders for finding in check_model(RepositoryModel.read(folder)))
+    if not path.is_dir():
+        raise UsageError("no such folder", where=path, hint="Give the path of a model repository.")
+    target = target or Target()
+    repository = Repository(path, schema(target.release))
+    return tuple(finding for model in repository.models.values() for finding in check_model(model, target))
 
 
-def check_model(model: RepositoryModel) -> Iterator[Finding]:
-    """Check one model."""
-    for rule in RULES:
-        yield from rule(model)
+def check_staged(
+    path: Path, staged: Mapping[str, Mapping[str, Any]], target: Target | None = None
+) -> tuple[Finding, ...]:
+    """Check models that are about to be published into a repository.
+
+    Args:
+        path: the repository; its other models are what ensembles refer to.
+        staged: by model name, path below the model's directory -> content, or the file that will be copied.
+        target: what will serve them.
+    """
+    target = target or Target()
+    repository = Repository(path, schema(target.release), staged)
+    return tuple(finding for name in staged for finding in check_model(repository.models[name], target))
+
+
+def check_model(model: Model, target: Target) -> Iterator[Finding]:
+    """Check one model: every rule, or only those that need no config where there is none that parses."""
+    load_rules()
+    parses = model.document is not None and model.document.error is None
+    for rule in RULES.values():
+        if parses or not rule.parsed:
+            for spot in rule.run(model, target):
+                yield Finding(rule.id, rule.severity, model.name, **vars(spot))
