@@ -28,7 +28,7 @@ def main() -> None:
     parser.add_argument("--pause", type=float, default=0)
     arguments = parser.parse_args()
     if arguments.two_renames:
-        _exchange.exchange = _cannot
+        _exchange.exchange = cannot
     print("ready", flush=True)  # noqa: T201 - what the parent waits for
     for name in itertools.cycle(arguments.names):
         with repository_lock(arguments.repository, wait=False) as lock:
@@ -40,7 +40,7 @@ def main() -> None:
         time.sleep(arguments.pause)
 
 
-def _cannot(first: Path, second: Path) -> None:
+def cannot(first: Path, second: Path) -> None:
     raise OSError(errno.EINVAL, "this file system cannot exchange two names")
 
 
