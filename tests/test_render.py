@@ -566,19 +566,23 @@ def failure(folder: Path) -> TemplateError:
 
 
 def test_a_users_template_takes_the_place_of_the_built_in_one(tmp_path: Path) -> None:
-    template(tmp_path, "# ours\n{% for e in config | entries %}{{ show(e) }}{% endfor %}")
-    template(tmp_path, "{% macro field(e) %}x{% endmacro %}", "unused.j2")
-    assert "show" in failure(tmp_path).message
-    template(tmp_path, "# ours, with theirs below\n{% include 'theirs.j2' %}")
-    template(
-        tmp_path,
-        (_templates._built_in_folder() / "config.pbtxt.j2").read_text(),
-        "theirs.j2",
-    )
+    template(tmp_path, '# Owner: team vision.\n{% include "built-in/config.pbtxt.j2" %}\n')
     rendered = render.render(spec(), signature(), plan(), tmp_path)
-    config = rendered.model_files["config.pbtxt"]
-    assert isinstance(config, bytes) and config.startswith(b"# ours, with theirs below\n# Model mlp")
-    assert rendered.version_files == render.render(spec(), signature(), plan(), None).version_files
+    built_in = render.render(spec(), signature(), plan(), None)
+    text = built_in.model_files["config.pbtxt"]
+    assert isinstance(text, bytes)
+    assert rendered.model_files["config.pbtxt"] == b"# Owner: team vision.\n" + text
+    assert rendered.version_files == built_in.version_files
+
+
+def test_a_users_templates_may_share_a_part(tmp_path: Path) -> None:
+    template(tmp_path, "# shared\n", "part.j2")
+    part = '{% include "part.j2" %}'
+    template(tmp_path, part + '{% include "built-in/config.pbtxt.j2" %}')
+    template(tmp_path, part + '{% include "built-in/model.py.j2" %}', "model.py.j2")
+    rendered = render.render(spec(), signature(), plan(), tmp_path)
+    for content in (rendered.model_files["config.pbtxt"], rendered.version_files["model.py"]):
+        assert isinstance(content, bytes) and content.startswith(b"# shared\n# Model mlp")
 
 
 @pytest.mark.parametrize(
@@ -634,12 +638,11 @@ def test_a_template_that_lays_out_no_python(tmp_path: Path) -> None:
 
 
 def test_a_missing_folder_of_templates(tmp_path: Path) -> None:
-    for call in (lambda: render.templates_digest(tmp_path / "no"), lambda: failure(tmp_path / "no")):
-        try:
-            error = call()
-        except TemplateError as raised:
-            error = raised
-        assert isinstance(error, TemplateError) and "no such folder" in error.message
+    missing = tmp_path / "no"
+    with pytest.raises(TemplateError) as digest:
+        render.templates_digest(missing)
+    for error in (digest.value, failure(missing)):
+        assert str(error) == f"{missing}: there is no such folder of templates"
 
 
 def test_digest_changes_with_what_can_be_rendered(tmp_path: Path) -> None:

@@ -32,8 +32,9 @@ def lay_out(name: str, templates: Path | None, **context: object) -> str:
     """
     import jinja2
 
+    environment = _environment(templates)
     try:
-        return _environment(templates).get_template(name).render(context)
+        return environment.get_template(name).render(context)
     except jinja2.TemplateSyntaxError as error:
         raise TemplateError(
             error.message or "syntax error", where=Where(error.filename or name, error.lineno)
@@ -80,7 +81,9 @@ def _checked(templates: Path) -> Path:
 def _environment(templates: Path | None) -> jinja2.Environment:
     import jinja2
 
-    loaders: list[jinja2.BaseLoader] = [jinja2.PackageLoader(_PACKAGE, "")]
+    built_in = jinja2.PackageLoader(_PACKAGE, "")
+    # built-in/NAME is the built-in template also where the user's own of that name takes its place.
+    loaders: list[jinja2.BaseLoader] = [built_in, jinja2.PrefixLoader({"built-in": built_in})]
     if templates is not None:
         loaders.insert(0, jinja2.FileSystemLoader(_checked(templates)))
     # Not the sandboxed environment: templates are the user's own code, and what comes from a model (names) enters as
