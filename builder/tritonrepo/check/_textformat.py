@@ -13,7 +13,7 @@ from __future__ import annotations
 import re
 import struct
 from bisect import bisect_right
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -63,6 +63,20 @@ class SyntaxFault:
     """From 1, as the server prints it."""
     column: int
     """From 1, in bytes, with tab stops at each eighth column."""
+    unknown: Unknown | None = None
+    """The name at fault, where that is what is wrong."""
+
+
+@dataclass(frozen=True)
+class Unknown:
+    """A name that the schema does not have."""
+
+    name: str
+    line: int
+    """Where the name stands; the server notices a token later."""
+    column: int
+    known: tuple[str, ...]
+    """The names that may stand there."""
 
 
 def parse(text: bytes, types: Schema | None = None, root: str = ROOT) -> Document:
@@ -100,7 +114,11 @@ class Document:
         message, offset = fault.message, self._starts[fault.token]
         if self._tokens[fault.token] is _FAULTY:
             message, offset = _lexical_fault(self._text, offset)
-        return SyntaxFault(_printable(message), *self._place(offset))
+            return SyntaxFault(_printable(message), *self._place(offset))
+        unknown = None
+        if fault.known:
+            unknown = Unknown(self._tokens[fault.token - 1], *self.position(fault.token - 1), fault.known)
+        return SyntaxFault(_printable(message), *self._place(offset), unknown)
 
     @cached_property
     def _starts(self) -> list[int]:
@@ -136,11 +154,12 @@ class Message:
     (``surrogateescape``).
     """
 
-    __slots__ = ("_document", "_marks", "_token", "_type", "_values")
+    __slots__ = ("_document", "_marks", "_token", "_values", "type")
 
     def __init__(self, document: Document, type_: MessageType, token: int) -> None:
         self._document = document
-        self._type = type_
+        self.type = type_
+        """Its type in the schema."""
         self._token = token
         self._values: dict[str, Any] = {}
         self._marks: dict[str, list[_Mark]] = {}
@@ -151,7 +170,7 @@ class Message:
     @property
     def kind(self) -> str:
         """Full name of its type, ``inference.ModelInput``."""
-        return self._type.name
+        return self.type.name
 
     @property
     def line(self) -> int:
@@ -180,11 +199,15 @@ class Message:
         Raises:
             KeyError: no release has such a field.
         """
+        if name in self._values and not self.type.fields[name].repeated:
+            return self._values[name]
+        return self.all(name) if self._field(name).repeated else self.default(name)
+
+    def default(self, name: str) -> Any:
+        """What a field has that is not written: see `get`."""
         field = self._field(name)
         if field.repeated:
-            return self.all(name)
-        if name in self._values:
-            return self._values[name]
+            return ()
         if field.message:
             return Message(self._document, field.message, self._token)
         return next(iter(field.enum.numbers)) if field.enum else _DEFAULTS[field.type]
@@ -201,7 +224,7 @@ class Message:
 
     def one_of(self, name: str) -> str | None:
         """Name of the member of a oneof that is set."""
-        return next((written for written in self._values if self._type.fields[written].oneof == name), None)
+        return next((written for written in self._values if self.type.fields[written].oneof == name), None)
 
     def at(self, name: str, index: int = 0) -> tuple[int, int]:
         """Line and column of the field's name, or of an element of ``[...]``; of the message where the field is absent.
@@ -224,7 +247,7 @@ class Message:
 
     def _field(self, name: str) -> Field:
         """The field; one that the release lacks and a later one has is as if absent."""
-        field = self._type.fields.get(name)
+        field = self.type.fields.get(name)
         return field or schema().message(self.kind).fields[name]
 
     def _mark(self, name: str, index: int) -> _Mark:
@@ -254,9 +277,11 @@ _DEFAULTS: Mapping[str, Any] = {
 class _FaultError(Exception):
     """The parser stops before a token."""
 
-    def __init__(self, token: int, message: str) -> None:
+    def __init__(self, token: int, message: str, known: Iterable[str] = ()) -> None:
         self.token = token
         self.message = message
+        self.known = tuple(known)
+        """The names that the one before the token could have been."""
 
 
 def _split(text: str) -> list[str]:
@@ -299,7 +324,7 @@ class _Parser:
     def _field(self, message: Message, name_token: int) -> int:
         tokens = self._tokens
         name = tokens[name_token]
-        field = message._type.fields.get(name)
+        field = message.type.fields.get(name)
         if field is None:
             raise self._no_field(message, name_token)
         token = name_token + 1
@@ -347,7 +372,7 @@ class _Parser:
             text = f'Extension "{name}" is not defined or is not an extension of "{message.kind}".'
             return _FaultError(token + 1, text)
         name, token = _identifier(tokens, token)
-        return _FaultError(token, f'Message type "{message.kind}" has no field named "{name}".')
+        return _FaultError(token, f'Message type "{message.kind}" has no field named "{name}".', message.type.fields)
 
 
 def _check_once(message: Message, field: Field, token: int, tokens: list[str]) -> None:
@@ -365,7 +390,7 @@ def _check_once(message: Message, field: Field, token: int, tokens: list[str]) -
 def _is_set(value: Any, field: Field) -> bool:
     """Whether a scalar differs from its default; -0.0 does, in its bits."""
     if field.enum:
-        return field.enum.names.get(0) != value
+        return field.enum.numbers.get(value) != 0
     return bool(value) or str(value) == "-0.0"
 
 
@@ -460,7 +485,8 @@ def _enum(tokens: list[str], token: int, field: Field) -> tuple[str | int, int]:
     if text in field.enum.numbers:
         return text, token + 1
     if text[:1] in _LETTERS:
-        raise _FaultError(token + 1, f'Unknown enumeration value of "{text}" for field "{field.name}".')
+        reason = f'Unknown enumeration value of "{text}" for field "{field.name}".'
+        raise _FaultError(token + 1, reason, field.enum.numbers)
     if text != "-" and not _is_integer(text):
         raise _FaultError(token, f"Expected integer or identifier, got: {text}")
     number, token = _signed(2**31 - 1)(tokens, token, None)
