@@ -788,21 +788,28 @@ def test_what_the_system_says_becomes_advice(
     assert left_over(repository) == []
 
 
-def test_folders_without_permission(tmp_path: Path, repository: Path, put: Publish) -> None:
-    if os.geteuid() == 0:
-        pytest.skip("modes do not hold root back")
+def test_folders_without_permission(repository: Path, put: Publish) -> None:
     put(model("one"))
-    (repository / "m").parent.chmod(0o500)
+    before = tree(repository)
+    repository.chmod(0o500)
     try:
+        if os.access(repository, os.W_OK):
+            pytest.skip("modes do not hold this user back")
         with pytest.raises(PublishError, match=r"permission denied[\s\S]*has to be able to write"):
             put(model("two"))
     finally:
         repository.chmod(0o700)
+    assert tree(repository) == before
+    assert left_over(repository) == []
 
 
 @pytest.mark.parametrize("kind", [("-t", "tmpfs", "none"), ("--bind", "SOURCE")])
-def test_a_repository_that_is_a_mount_point(tmp_path: Path, mount: Callable[..., None], kind: tuple[str, ...]) -> None:
+def test_a_repository_that_is_a_mount_point(
+    tmp_path: Path, mount: Callable[..., None], monkeypatch: pytest.MonkeyPatch, kind: tuple[str, ...]
+) -> None:
     """Nothing beside it is on its file system: the model cannot come in, or be replaced, in one step."""
+    if "tmpfs" in kind:  # seen at once; a bind mount shows only when the rename fails
+        monkeypatch.setattr(_disk, "write", lambda source, target: pytest.fail("staged in vain"))
     (tmp_path / "source").mkdir()
     repository = tmp_path / "models"
     mount(repository, *(str(tmp_path / "source") if each == "SOURCE" else each for each in kind))

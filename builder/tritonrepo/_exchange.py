@@ -30,7 +30,7 @@ def replace(new: Path, target: Path, aside: Path) -> str:
         instant there was nothing at ``target``.
 
     Raises:
-        OSError: nothing was changed.
+        OSError: nothing was changed, or only the first of the two renames was done: `restore` undoes it.
     """
     if not os.path.lexists(target):
         new.rename(target)
@@ -43,12 +43,8 @@ def replace(new: Path, target: Path, aside: Path) -> str:
     else:
         return "exchange"
     aside.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        target.rename(aside)
-        new.rename(target)
-    except BaseException:
-        restore(aside, target)
-        raise
+    target.rename(aside)
+    new.rename(target)
     return "two renames"
 
 
