@@ -55,7 +55,11 @@ class Target:
 
 @dataclass(frozen=True)
 class Edit:
-    """A mend of a config: the characters ``start`` to ``end`` (offsets in its text) become ``text``."""
+    """A mend of a config: its bytes from ``start`` up to ``end`` become ``text`` in UTF-8.
+
+    Offsets are of bytes, as the parser counts them: a config need not be valid UTF-8. All edits of a finding are made
+    together or not at all, and they must not overlap; equal offsets insert.
+    """
 
     start: int
     end: int
