@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import fcntl
+import functools
 import json
 import os
 import shutil
@@ -19,10 +20,10 @@ import pytest
 
 from conftest import ECHO, StartTriton, write_python_model
 from tritonrepo import _keeper, _ports, _serverlog
-from tritonrepo.errors import ServeError
+from tritonrepo.errors import ServeError, UsageError
 from tritonrepo.probe import minimal_inputs
 from tritonrepo.runtime import Runtime
-from tritonrepo.serve import EmbeddedServer, wants_response_cache
+from tritonrepo.serve import EmbeddedServer, ServeOptions, wants_response_cache
 from tritonrepo_client import Client, Signature, TensorSpec
 
 SHM = _keeper.SHM
@@ -261,25 +262,31 @@ def test_a_port_in_use_is_named_with_who_uses_it(tmp_path: Path, runtime: Runtim
 
 
 @pytest.mark.server
-def test_a_port_that_is_taken_meanwhile_is_chosen_again(
+def test_a_port_that_another_server_takes_meanwhile_is_chosen_again(
     tmp_path: Path, triton: StartTriton, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write_python_model(tmp_path, "echo")
+    write_python_model(tmp_path / "first", "first")
+    write_python_model(tmp_path / "second", "second")
+    other = triton(tmp_path / "first")
+    taken = int(other.http_url.rpartition(":")[2])
     choose = _ports.free_ports
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        calls: list[int] = []
+    calls: list[int] = []
 
-        def unlucky(host: str, count: int) -> list[int]:
-            calls.append(count)
-            ports = choose(host, count)
-            return [taken.getsockname()[1], *ports[1:]] if len(calls) == 1 else ports
+    def unlucky(host: str, count: int) -> list[int]:
+        calls.append(count)
+        ports = choose(host, count)
+        return [taken, *ports[1:]] if len(calls) == 1 else ports
 
-        monkeypatch.setattr(_ports, "free_ports", unlucky)
-        server = triton(tmp_path)
+    monkeypatch.setattr(_ports, "free_ports", unlucky)
+    server = triton(tmp_path / "second")
     assert calls == [3, 3]
-    assert server.running()
+    assert [probe.model for probe in server.wait_ready(60)] == ["second"]
+
+
+def test_models_are_named_in_explicit_mode_only(tmp_path: Path) -> None:
+    for make in (ServeOptions, functools.partial(EmbeddedServer, tmp_path)):
+        with pytest.raises(UsageError, match="control mode poll loads all models"):
+            make(control="poll", models=("a",))
 
 
 def test_no_repository_and_no_runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -299,7 +306,7 @@ from pathlib import Path
 from tritonrepo.runtime import Runtime
 from tritonrepo.serve import ServeOptions, run_embedded
 
-options = ServeOptions(http_port=0, grpc_port=0, metrics_port=0)
+options = ServeOptions(http_port=0, grpc_port=0, metrics_port=0, control=sys.argv[3])
 run_embedded(Path(sys.argv[1]), options, lambda line: print(line, flush=True), runtime=Runtime(Path(sys.argv[2]), ""))
 print("returned", flush=True)
 """
@@ -309,9 +316,9 @@ print("returned", flush=True)
 def served(tmp_path: Path, runtime: Runtime) -> Any:
     """`run_embedded` in a process of its own, ready; with the server's process id."""
     write_python_model(tmp_path / "repository", "echo")
-    command = [sys.executable, "-c", RUN, str(tmp_path / "repository"), str(runtime.root)]
+    command = [sys.executable, "-c", RUN, str(tmp_path / "repository"), str(runtime.root), "poll"]
     environment = {**os.environ, "TMPDIR": str(tmp_path)}
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
     assert process.stdout is not None
     pid = 0
     for line in process.stdout:
@@ -321,8 +328,7 @@ def served(tmp_path: Path, runtime: Runtime) -> Any:
             break
     yield process, pid
     process.kill()
-    process.wait()
-    process.stdout.close()
+    process.communicate()
 
 
 @pytest.mark.server
@@ -342,10 +348,25 @@ def test_a_signal_ends_all_of_it(served: tuple[subprocess.Popen[str], int], numb
 
 
 @pytest.mark.server
+def test_what_the_server_complains_of_later_is_passed_on(
+    served: tuple[subprocess.Popen[str], int], tmp_path: Path
+) -> None:
+    process, pid = served
+    assert process.stdout is not None
+    with (tmp_path / "repository" / "echo" / "config.pbtxt").open("a", encoding="utf-8") as config:
+        config.write("nme: 1\n")
+    assert process.stdout.readline().startswith("Triton: Poll failed for model directory 'echo'")
+    os.kill(pid, signal.SIGKILL)
+    _, complaint = process.communicate(timeout=30)
+    assert process.returncode == 1
+    assert "ServeError" in complaint and "Triton ended by itself, with exit code 137" in complaint
+
+
+@pytest.mark.server
 def test_a_second_signal_ends_it_at_once(tmp_path: Path, runtime: Runtime) -> None:
     slow = ECHO.replace("        tensors =", "        import time\n        time.sleep(3600)\n        tensors =")
     write_python_model(tmp_path / "repository", "slow", code=slow)
-    command = [sys.executable, "-c", RUN, str(tmp_path / "repository"), str(runtime.root)]
+    command = [sys.executable, "-c", RUN, str(tmp_path / "repository"), str(runtime.root), "none"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         pid = int(process.stdout.readline().partition("process ")[2].partition(")")[0])
@@ -374,9 +395,11 @@ def test_a_server_that_is_killed_is_noticed_and_cleaned_up(tmp_path: Path, trito
     server = triton(tmp_path, log=tmp_path / "log")
     assert server.pid is not None
     processes, regions = session(server.pid), shared_memory(server.pid)
+    assert server.exit_code() is None
     os.kill(server.pid, signal.SIGKILL)
     assert server.wait(10)
     assert not server.running()
+    assert server.exit_code() == 128 + signal.SIGKILL
     wait_until(lambda: not any(map(alive, processes)))
     wait_until(lambda: not any(region.exists() for region in regions))
 

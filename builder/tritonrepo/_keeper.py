@@ -9,7 +9,7 @@ Why a process: the kernel's parent-death signal alone is tied to the *thread* th
 remove shared memory. Here one thread does everything, so the signal is a safe second line: it ends the server should
 this process itself be killed.
 
-It prints ``pid N`` once the server runs and ``exit CODE`` (128 + signal number for a signal) when it has ended.
+It prints ``pid N`` once the server runs, and exits as the server did (128 + N where signal N ended it).
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _PR_SET_CHILD_SUBREAPER = 36
 
 
 def main(argv: list[str]) -> int:
-    """Run and keep one server; returns 0 in every case that was expected."""
+    """Run and keep one server; returns its exit code."""
     grace, prefix, work, command = float(argv[1]), argv[2], Path(argv[3]), argv[5:]
     _sweep()
     lock = (SHM / f"{prefix}.lock").open("w")
@@ -42,7 +42,8 @@ def main(argv: list[str]) -> int:
     # Orphaned stub processes become children of this process, so that it can see the last of them end.
     ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     server = _start(command)
-    _tell(f"pid {server}")
+    with contextlib.suppress(BrokenPipeError):
+        os.write(1, f"pid {server}\n".encode())
     status = _wait(server, wakeup, parent)
     if status is None:
         status = _stop(server, grace)
@@ -51,8 +52,7 @@ def main(argv: list[str]) -> int:
     if os.getppid() != parent:
         shutil.rmtree(work, ignore_errors=True)
     code = os.waitstatus_to_exitcode(status)
-    _tell(f"exit {code if code >= 0 else 128 - code}")
-    return 0
+    return code if code >= 0 else 128 - code
 
 
 def remove_shared_memory(prefix: str) -> None:
@@ -60,11 +60,6 @@ def remove_shared_memory(prefix: str) -> None:
     for path in sorted(SHM.glob(f"{prefix}*"), key=lambda path: path.name.endswith(".lock")):
         with contextlib.suppress(OSError):
             path.unlink()
-
-
-def _tell(line: str) -> None:
-    with contextlib.suppress(BrokenPipeError):
-        os.write(1, f"{line}\n".encode())
 
 
 def _sweep() -> None:

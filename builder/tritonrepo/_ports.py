@@ -44,6 +44,21 @@ def is_loopback(host: str) -> bool:
 
 def listener(port: int) -> str | None:
     """Who listens on the port, such as ``tritonserver (process 4711)``; None where this user may not know."""
+    sockets = _listening(port)
+    for process in Path("/proc").glob("[0-9]*") if sockets else ():
+        if _has_open(process, sockets):
+            with contextlib.suppress(OSError):
+                return f"{(process / 'comm').read_text(encoding='utf-8').strip()} (process {process.name})"
+    return None
+
+
+def listens(pid: int, port: int) -> bool:
+    """Whether the process, one of this user's, listens on the port."""
+    return _has_open(Path("/proc") / str(pid), _listening(port))
+
+
+def _listening(port: int) -> set[str]:
+    """The sockets that listen on the port, as /proc names them."""
     inodes = set()
     for table in ("/proc/net/tcp", "/proc/net/tcp6"):
         with contextlib.suppress(OSError):
@@ -51,12 +66,20 @@ def listener(port: int) -> str | None:
                 fields = line.split()
                 if fields[3] == _LISTEN and int(fields[1].rpartition(":")[2], 16) == port:
                     inodes.add(f"socket:[{fields[9]}]")
-    for process in Path("/proc").glob("[0-9]*") if inodes else ():
+    return inodes
+
+
+def _has_open(process: Path, sockets: set[str]) -> bool:
+    try:
+        links = list((process / "fd").iterdir())
+    except OSError:
         # Processes end while they are looked at, and those of other users cannot be looked into.
+        return False
+    for link in links:
         with contextlib.suppress(OSError):
-            if any(str(link.readlink()) in inodes for link in (process / "fd").iterdir()):
-                return f"{(process / 'comm').read_text(encoding='utf-8').strip()} (process {process.name})"
-    return None
+            if str(link.readlink()) in sockets:
+                return True
+    return False
 
 
 def _family(host: str) -> socket.AddressFamily:

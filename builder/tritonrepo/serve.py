@@ -20,7 +20,7 @@ from types import TracebackType
 from typing import IO, Literal
 
 from tritonrepo import _http, _keeper, _ports, _serverlog, _stubs
-from tritonrepo.errors import ServeError
+from tritonrepo.errors import ServeError, UsageError
 from tritonrepo.probe import Probe, probe_models
 from tritonrepo.runtime import TRITON_VERSION, Runtime, find_runtime
 
@@ -73,8 +73,7 @@ class EmbeddedServer:
         extra_args: Sequence[str] = (),
         grace: float = 15,
     ) -> None:
-        if models is not None and control != "explicit":
-            raise ValueError("models are chosen with control='explicit' only")
+        _check_models(models, control)
         self.repository = Path(repository).absolute()
         self.host = host
         self.control = control
@@ -194,6 +193,13 @@ class EmbeddedServer:
         """Wait so long for the server to end by itself; returns whether it has."""
         return self._keeper is None or self._ended(seconds)
 
+    def exit_code(self) -> int | None:
+        """Exit code of a server that has ended by itself; 128 + N where signal N ended it, None while it runs."""
+        if self._keeper is None or not self._ended(0):
+            return None
+        # It ends as the server did, as soon as it has cleaned up.
+        return self._keeper.wait(self._grace + 10)
+
     def stop(self) -> None:
         """Stop the server: SIGTERM, and SIGKILL after the grace period. Nothing happens where none runs.
 
@@ -300,9 +306,11 @@ class EmbeddedServer:
         if self._keeper is None:
             raise ServeError("the server is not running; start it first")
         try:
-            return _http.request(self.http_url, "/v2/health/ready", timeout=5)[0] == 200
+            status, _ = _http.request(self.http_url, "/v2/health/ready", timeout=5)
         except OSError:
             return False
+        # Another server may have been faster to take the port, and then it is that one which answers.
+        return status == 200 and self.pid is not None and _ports.listens(self.pid, self._ports["http"])
 
     def _ended(self, wait: float) -> bool:
         """Whether the server has ended, after waiting for that at most so many seconds."""
@@ -338,6 +346,9 @@ class ServeOptions:
     grace: float = 15
     timeout: float = 300
     """Seconds within which every model must have answered."""
+
+    def __post_init__(self) -> None:
+        _check_models(self.models, self.control)
 
 
 def run_embedded(
@@ -385,7 +396,7 @@ def _watch(server: EmbeddedServer, report: Callable[[str], None]) -> None:
             for message in errors[told:]:
                 report(f"Triton: {message}")
             told = len(errors)
-    raise server.failure("Triton ended by itself")
+    raise server.failure(f"Triton ended by itself, with exit code {server.exit_code()}")
 
 
 class Stopped(BaseException):
@@ -410,6 +421,11 @@ def until_stopped() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _check_models(models: Sequence[str] | None, control: Control) -> None:
+    if models is not None and control != "explicit":
+        raise UsageError(f"control mode {control} loads all models; none can be named", hint="add `--control explicit`")
 
 
 def require_models(repository: Path) -> None:
