@@ -190,3 +190,14 @@ def test_one_spec_and_two_repositories(spec: Path) -> None:
         result = build(other, BuildOptions(), lambda *event: None)
         assert [model.action for model in result.models] == ["new", "new"]
     assert contents(spec.parent / "a") == contents(spec.parent / "b")
+
+
+@pytest.mark.slow
+def test_a_model_over_two_gib_with_external_data(tmp_path: Path) -> None:
+    graphs.over_two_gib(tmp_path)
+    spec = write_spec(tmp_path, "onnx: over_two_gib.onnx, batching: {max_batch_size: 2}")
+    result, _ = run(spec)
+    assert not result.failures
+    version = tmp_path / "model_repository" / "over_two_gib" / "1"
+    assert (version / "over_two_gib.bin").stat().st_size > 2**31
+    assert run(spec)[0].models[0].cached
