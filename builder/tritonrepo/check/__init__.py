@@ -5,7 +5,7 @@ Nothing here imports protobuf, onnx, onnxruntime, tritonclient, numpy or tensorr
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -46,11 +46,23 @@ def check_staged(
     return tuple(finding for name in staged for finding in check_model(repository.models[name], target))
 
 
-def check_model(model: Model, target: Target) -> Iterator[Finding]:
-    """Check one model: every rule, or only those that need no config where there is none that parses."""
-    load_rules()
+def check_model(model: Model, target: Target, rules: Iterable[Rule] | None = None) -> tuple[Finding, ...]:
+    """Check one model by the given rules or by all, in the order of files, lines and columns.
+
+    Where there is no config that parses, only by those that need none.
+    """
+    if rules is None:
+        load_rules()
+        rules = RULES.values()
     parses = model.document is not None and model.document.error is None
-    for rule in RULES.values():
-        if parses or not rule.parsed:
-            for spot in rule.run(model, target):
-                yield Finding(rule.id, rule.severity, model.name, **vars(spot))
+    found = [
+        Finding(rule.id, rule.severity, model.name, **vars(spot))
+        for rule in rules
+        if parses or not rule.parsed
+        for spot in rule.run(model, target)
+    ]
+    return tuple(sorted(found, key=_order)) if found else ()
+
+
+def _order(finding: Finding) -> tuple[str, int, int, str, str]:
+    return str(finding.file), finding.line or 0, finding.column or 0, finding.rule, finding.message

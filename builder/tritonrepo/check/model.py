@@ -20,7 +20,7 @@ class Files(Protocol):
     """The files of one model's directory, wherever they are."""
 
     def names(self, folder: str = "") -> Mapping[str, bool]:
-        """What is in a folder (``""`` is the model's own): name -> whether it is a directory. Empty if there is none."""
+        """What is in a folder (``""``: the model's own): name -> whether it is a directory. Empty if there is none."""
 
     def read(self, path: str) -> bytes:
         """A file's content. OSError where it cannot be read."""
@@ -158,21 +158,21 @@ class Model:
 class Repository:
     """The models of one repository. Staged ones may be laid over those on disk, as publishing them would."""
 
-    def __init__(self, path: Path, schema: Schema, staged: Mapping[str, Mapping[str, Any]] | None = None) -> None:
+    def __init__(self, path: Path, types: Schema, staged: Mapping[str, Mapping[str, Any]] | None = None) -> None:
         self.path = path
-        self._schema = schema
+        self.types = types
         self._staged = staged or {}
 
     @cached_property
     def models(self) -> Mapping[str, Model]:
         """Every model by name, in the order of the names."""
         names = {name for name, folder in DiskFiles(self.path).names().items() if folder} | set(self._staged)
-        return {name: self._model(name) for name in sorted(names)}
+        return {name: Model(name, self.path / name, self.files_of(name), self.types, self) for name in sorted(names)}
 
-    def _model(self, name: str) -> Model:
+    def files_of(self, name: str) -> Files:
+        """The files of a model."""
         staged = self._staged.get(name)
-        files: Files = DiskFiles(self.path / name) if staged is None else StagedFiles(staged)
-        return Model(name, self.path / name, files, self._schema, self)
+        return DiskFiles(self.path / name) if staged is None else StagedFiles(staged)
 
 
 #: Platforms, the older way to name a backend.
