@@ -130,7 +130,8 @@ def test_a_forked_child_does_not_hold_the_lock(tmp_path: Path, hold: Hold) -> No
     first.wait()
     os.kill(child, 0)  # it is there, and would hold the lock with its copy of the file
 
-    with repository_lock(tmp_path / "models", wait=False):
+    # Not at once: the child may not have come to closing its copy yet.
+    with repository_lock(tmp_path / "models", wait=10):
         pass
 
 
