@@ -111,7 +111,10 @@ def test_bad_models_change_nothing(write: graphs.Write, words: list[str], tmp_pa
         ("", ["empty"]),
         ("models:\n\t- onnx: m.onnx\n", ["models.yaml:2:", "tab"]),
         ("models: []\nmodls: 1\n", ["models.yaml:2:1", "did you mean"]),
-        ("models:\n  - {name: a, onnx: mlp.onnx}\n  - {name: a, onnx: mlp.onnx}\n", ["models.yaml:3", "is also the name of models[0] (line 2)"]),
+        (
+            "models:\n  - {name: a, onnx: mlp.onnx}\n  - {name: a, onnx: mlp.onnx}\n",
+            ["models.yaml:3", "is also the name of models[0] (line 2)"],
+        ),
         ("models:\n  - {name: a/b, onnx: mlp.onnx}\n", ["models.yaml:2", "a/b"]),
         ("models:\n  - {onnx: mlp.onnx, config: {max_batch_sise: 1}}\n", ["max_batch_size"]),
     ],
