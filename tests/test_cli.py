@@ -56,7 +56,7 @@ def test_init_then_build_then_check(tmp_path: Path) -> None:
     built = tritonrepo("build", cwd=tmp_path)
     assert built.returncode == 0, built.stderr
     checked = tritonrepo("check", "model_repository", cwd=tmp_path)
-    assert (checked.returncode, checked.stdout) == (0, "model_repository: nothing found\n")
+    assert (checked.returncode, checked.stdout) == (0, "model_repository: nothing found in 2 models\n")
 
 
 def test_check_names_place_and_rule(tmp_path: Path) -> None:

@@ -1,6 +1,21 @@
-"""``python -m tritonrepo``."""
+"""``python -m tritonrepo``, and the console script."""
 
-from tritonrepo.cli import main
+from __future__ import annotations
+
+import sys
+
+
+def main() -> None:
+    """Run a command; the two that other programs run all the time do not wait for the others' start."""
+    from tritonrepo.check import command
+
+    name, *arguments = sys.argv[1:] or [""]
+    if name in command.COMMANDS:
+        sys.exit(command.run(name, arguments))
+    from tritonrepo import cli
+
+    cli.main()
+
 
 if __name__ == "__main__":
     main()

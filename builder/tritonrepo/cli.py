@@ -120,20 +120,24 @@ def schema() -> None:
     print(json.dumps(json_schema(), indent=2))
 
 
-@app.command()
-def check(
-    repository: Annotated[Path, typer.Argument(help="A model repository, written by anyone.")] = _REPOSITORY,
-) -> None:
-    """Say what is wrong with a model repository, without starting a server."""
-    from tritonrepo.check import check as run
+# argparse reads the arguments of these two, as check/command.py says why.
+_ARGUMENTS_AS_THEY_ARE = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
 
-    findings = run(repository)
-    for finding in findings:
-        print(finding)
-    if any(finding.severity != "advice" for finding in findings):
-        raise typer.Exit(1)
-    if not findings:
-        print(f"{repository}: nothing found")
+
+@app.command(context_settings=_ARGUMENTS_AS_THEY_ARE)
+def check(ctx: typer.Context) -> None:
+    """Say what is wrong with model repositories, without starting a server."""
+    from tritonrepo.check.command import run
+
+    raise typer.Exit(run("check", ctx.args))
+
+
+@app.command(context_settings=_ARGUMENTS_AS_THEY_ARE)
+def rule(ctx: typer.Context) -> None:
+    """Explain a rule of check; without an id, list all rules."""
+    from tritonrepo.check.command import run
+
+    raise typer.Exit(run("rule", ctx.args))
 
 
 @app.command()
