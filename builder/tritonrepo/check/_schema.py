@@ -85,6 +85,7 @@ def releases() -> tuple[str, ...]:
     return _table()[0]
 
 
+@cache
 def schema(release: str | None = None) -> Schema:
     """The schema of a server release, such as ``24.10``; by default the newest.
 
@@ -99,13 +100,7 @@ def schema(release: str | None = None) -> Schema:
     if _key(wanted) < _key(known[0]):
         raise ValueError(f"no schema for release {wanted}: the oldest known is {known[0]}")
     base = max((one for one in known if _key(one) <= _key(wanted)), key=_key)
-    return _schema(wanted, base, _key(wanted) <= _key(known[-1]))
-
-
-@cache
-def _schema(release: str, base: str, exact: bool) -> Schema:
-    tables = _tables(base)
-    return Schema(release, exact, *tables)
+    return Schema(wanted, _key(wanted) <= _key(known[-1]), *_tables(base))
 
 
 @cache
