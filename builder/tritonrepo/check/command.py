@@ -69,7 +69,7 @@ def check(arguments: Sequence[str]) -> int:
         done = mend(models, judge)
         result = report(findings=done.left, mended=done.mended)
         if options.dry_run:
-            sys.stdout.write(diff(done.changes))
+            sys.stdout.buffer.write(diff(done.changes))
             sys.stderr.write(f"{summary(result)}\n")
             return int(result.failed or bool(done.changes))
         write(done.changes)

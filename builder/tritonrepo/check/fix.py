@@ -76,17 +76,18 @@ def write(changes: Iterable[Change]) -> None:
         _replace(change.file, change.after)
 
 
-def diff(changes: Iterable[Change]) -> str:
+def diff(changes: Iterable[Change]) -> bytes:
     """The changes as a unified diff that ``git apply`` and ``patch -p1`` take."""
     import difflib
+    from io import BytesIO
 
     lines: list[bytes] = []
     for change in changes:
-        name = os.fsencode(change.file)
-        before, after = (text.splitlines(keepends=True) for text in (change.before, change.after))
+        name = os.fsencode(os.path.relpath(change.file))
+        before, after = (BytesIO(text).readlines() for text in (change.before, change.after))
         for line in difflib.diff_bytes(difflib.unified_diff, before, after, b"a/" + name, b"b/" + name):
             lines.append(line if line.endswith(b"\n") else line + b"\n\\ No newline at end of file\n")
-    return b"".join(lines).decode(errors="surrogateescape")
+    return b"".join(lines)
 
 
 def apply(text: bytes, edits: Iterable[Edit]) -> bytes:

@@ -155,7 +155,7 @@ def _paragraph(report: Report, finding: Finding) -> str:
     lines += [f"      {line}" for line in report.lines.pointed(finding)]
     if finding.hint:
         lines.append(f"    {printable(finding.hint)}")
-    return "".join(f"{line}\n" for line in lines)
+    return "".join(f"{line.rstrip()}\n" for line in lines)
 
 
 def _place(finding: Finding) -> str:

@@ -49,7 +49,7 @@ def _place(path: Path) -> tuple[Path, str | None]:
                 hint="Give a repository, a model's directory, or a file in one.",
             )
     else:
-        raise UsageError("no such file or folder", where=path, hint="Give the path of a model repository.")
+        raise UsageError("no such folder or file", where=path, hint="Give the path of a model repository.")
     if model is None:
         return path, None
     if model.name in {"", ".."}:
