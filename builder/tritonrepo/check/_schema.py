@@ -6,6 +6,7 @@ release it came with and the one it went with; ``scripts/schema_tables.py`` writ
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
@@ -15,6 +16,7 @@ from types import MappingProxyType
 PACKAGE = "inference."
 ROOT = PACKAGE + "ModelConfig"
 
+_RELEASE = re.compile(r"([0-9]{2})\.(0[1-9]|1[0-2])")
 _TABLE = Path(__file__).with_name("model_config.schema")
 
 
@@ -89,14 +91,13 @@ def releases() -> tuple[str, ...]:
 def schema(release: str | None = None) -> Schema:
     """The schema of a server release, such as ``24.10``; by default the newest.
 
-    A release without tables of its own has those of the one before it. For a release newer than all of them the
-    schema is the newest, and not ``exact``.
+    For a release newer than all that are known the schema is the newest, and not ``exact``.
 
     Raises:
         ValueError: this is not a release, or one older than the oldest known.
     """
     known = releases()
-    wanted = release or known[-1]
+    wanted = known[-1] if release is None else release
     if _key(wanted) < _key(known[0]):
         raise ValueError(f"no schema for release {wanted}: the oldest known is {known[0]}")
     base = max((one for one in known if _key(one) <= _key(wanted)), key=_key)
@@ -111,10 +112,10 @@ def _table() -> tuple[tuple[str, ...], tuple[tuple[str, ...], ...]]:
 
 
 def _key(release: str) -> tuple[int, int]:
-    year, dot, month = release.partition(".")
-    if not (dot and year.isdigit() and month.isdigit() and len(month) == 2 and release.isascii()):
+    match = _RELEASE.fullmatch(release)
+    if not match:
         raise ValueError(f"{release!r} is no server release; one is named like 24.10")
-    return int(year), int(month)
+    return int(match[1]), int(match[2])
 
 
 def _held(span: str, release: tuple[int, int]) -> bool:

@@ -243,7 +243,7 @@ _DEFAULTS: Mapping[str, Any] = {
 
 
 class _Parser:
-    """Reads messages from tokens. Methods take the index of the token before them and return that of the next."""
+    """Reads messages from tokens. Methods take the index of their first token and return that of the one after them."""
 
     def __init__(self, document: Document, tokens: list[str]) -> None:
         self._document = document

@@ -14,6 +14,8 @@ from typing import Any
 from tritonrepo.check._schema import Field
 from tritonrepo.check._textlex import DIGITS, LETTERS, QUOTES
 
+Reader = Callable[[list[str], int, Field], tuple[Any, int]]
+
 
 class FaultError(Exception):
     """The parser stops before a token."""
@@ -26,10 +28,12 @@ class FaultError(Exception):
 
 
 def expected(wanted: str, tokens: list[str], token: int) -> FaultError:
+    """The fault where one certain token must stand and does not."""
     return FaultError(token, f'Expected "{wanted}", found "{tokens[token]}".')
 
 
 def identifier(tokens: list[str], token: int) -> tuple[str, int]:
+    """Read a name."""
     text = tokens[token]
     if text[:1] not in LETTERS:
         raise FaultError(token, f"Expected identifier, got: {text}")
@@ -77,8 +81,8 @@ def _unsigned(tokens: list[str], token: int, limit: int) -> int:
     return value
 
 
-def _signed(limit: int) -> Callable[[list[str], int, Field | None], tuple[int, int]]:
-    def read(tokens: list[str], token: int, field: Field | None) -> tuple[int, int]:
+def _signed(limit: int) -> Reader:
+    def read(tokens: list[str], token: int, field: Field) -> tuple[int, int]:
         if tokens[token] == "-":
             return -_unsigned(tokens, token + 1, limit + 1), token + 2
         return _unsigned(tokens, token, limit), token + 1
@@ -86,7 +90,10 @@ def _signed(limit: int) -> Callable[[list[str], int, Field | None], tuple[int, i
     return read
 
 
-def _natural(limit: int) -> Callable[[list[str], int, Field], tuple[int, int]]:
+_int32 = _signed(2**31 - 1)
+
+
+def _natural(limit: int) -> Reader:
     return lambda tokens, token, field: (_unsigned(tokens, token, limit), token + 1)
 
 
@@ -111,7 +118,7 @@ def _enum(tokens: list[str], token: int, field: Field) -> tuple[str | int, int]:
         raise FaultError(token + 1, reason, field.enum.numbers)
     if text != "-" and not _is_integer(text):
         raise FaultError(token, f"Expected integer or identifier, got: {text}")
-    number, token = _signed(2**31 - 1)(tokens, token, None)
+    number, token = _int32(tokens, token, field)
     return field.enum.names.get(number, number), token
 
 
@@ -147,8 +154,6 @@ def _is_integer(text: str) -> bool:
     return text.isdigit() or text[:2] in {"0x", "0X"}
 
 
-Reader = Callable[[list[str], int, Any], tuple[Any, int]]
-
 _BOOLS = {"true": True, "True": True, "t": True, "false": False, "False": False, "f": False}
 _SPECIAL = {"inf": float("inf"), "infinity": float("inf"), "nan": float("nan")}
 READERS: Mapping[str, Reader] = {
@@ -156,7 +161,7 @@ READERS: Mapping[str, Reader] = {
     "double": _double,
     "enum": _enum,
     "float": _float,
-    "int32": _signed(2**31 - 1),
+    "int32": _int32,
     "int64": _signed(2**63 - 1),
     "string": _string,
     "uint32": _natural(2**32 - 1),
