@@ -12,6 +12,8 @@
         if model.config.get("name") not in ("", model.name):
             yield model.spot("name", f"...", "...")
 
+Where a finding has exactly one right mend, ``edits.py`` makes the edits to yield with it.
+
 The decorator puts the rule into ``RULES``, from which the checker, the docs, ``tritonrepo rule`` and the tests are fed.
 """
 
@@ -47,6 +49,8 @@ class Target:
     """Backends that the server has; None for those of the release's image."""
     gpus: tuple[str, ...] | None = None
     """Compute capabilities such as ``9.0``; None where they are not known, () for a server without GPUs."""
+    gpu_count: int | None = None
+    """How many GPUs the server has; None where it is not known."""
     response_cache: bool | None = None
     """Whether the server runs with a response cache; None where it is not known."""
     only_core: bool = False
@@ -124,6 +128,8 @@ class Rule:
     """Name of the module that holds it."""
     parsed: bool
     """Whether it needs a config that parses; most do."""
+    target: Target = Target()
+    """What serves the examples, where it matters."""
 
 
 #: Every rule by its id, in the order of the ids once all are loaded.
@@ -139,6 +145,7 @@ def rule(
     wrong: Tree,
     right: Tree,
     parsed: bool = True,
+    target: Target | None = None,
 ) -> Callable[[Run], Run]:
     """Make a function a rule."""
 
@@ -146,7 +153,7 @@ def rule(
         if id in RULES:
             raise ValueError(f"two rules have the id {id}")
         topic = run.__module__.rpartition(".")[2]
-        RULES[id] = Rule(id, severity, title, explanation, wrong, right, run, topic, parsed)
+        RULES[id] = Rule(id, severity, title, explanation, wrong, right, run, topic, parsed, target or Target())
         return run
 
     return register
