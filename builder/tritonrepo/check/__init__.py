@@ -49,16 +49,16 @@ def check_staged(
 def check_model(model: Model, target: Target, rules: Iterable[Rule] | None = None) -> tuple[Finding, ...]:
     """Check one model by the given rules or by all, in the order of files, lines and columns.
 
-    Where there is no config that parses, only by those that need none.
+    Where there is a config that does not parse, only by those that need none.
     """
     if rules is None:
         load_rules()
         rules = RULES.values()
-    parses = model.document is not None and model.document.error is None
+    readable = model.readable
     found = [
         Finding(rule.id, rule.severity, model.name, **vars(spot))
         for rule in rules
-        if parses or not rule.parsed
+        if readable or not rule.parsed
         for spot in rule.run(model, target)
     ]
     return tuple(sorted(found, key=_order)) if found else ()
