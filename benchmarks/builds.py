@@ -41,7 +41,7 @@ def startup(rounds: int) -> None:
         repository = Path(folder) / "repository"
         (repository / "m" / "1").mkdir(parents=True)
         (repository / "m" / "config.pbtxt").write_text('name: "m" backend: "python"')
-        (repository / "m" / "1" / "model.py").write_text("")
+        (repository / "m" / "1" / "model.py").write_text("class TritonPythonModel:\n    def execute(self, r): ...\n")
         commands = {
             "python -c pass": [sys.executable, "-c", "pass"],
             "tritonrepo --help": [*TRITONREPO, "--help"],
