@@ -13,6 +13,8 @@ import pytest
 
 from tritonrepo.check import Finding
 from tritonrepo.check._schema import schema
+from tritonrepo.check._textformat import Message, parse
+from tritonrepo.check.edits import added, removed, replaced
 from tritonrepo.check.fix import Change, Check, apply, diff, mend, write
 from tritonrepo.check.model import Model, Repository
 from tritonrepo.check.rule import Edit
@@ -206,3 +208,109 @@ def test_the_diff_is_one_that_tools_take(
     subprocess.run([git, "init", "-q"], check=True)
     subprocess.run([git, "apply", "-"], input=shown, check=True)
     assert config.read_bytes() == after
+
+
+class TestEditsOfAConfig:
+    """Each edit, made in the text and read again."""
+
+    @staticmethod
+    def root(text: str) -> Message:
+        document = parse(text.encode(), schema("24.10"))
+        assert document.error is None
+        return document.root
+
+    @pytest.mark.parametrize(
+        ("text", "name", "value", "wanted"),
+        [
+            ("max_batch_size: 8", "max_batch_size", "4", "max_batch_size: 4"),
+            ("max_batch_size:-8# x", "max_batch_size", "4", "max_batch_size:4# x"),
+            ("max_batch_size: - 8\n", "max_batch_size", "4", "max_batch_size: 4\n"),
+            (
+                "# \u00e4\nname: 'a' \"b\"  'c'; max_batch_size: 1",
+                "name",
+                '"\u00fc"',
+                '# \u00e4\nname: "\u00fc"; max_batch_size: 1',
+            ),
+            ("dynamic_batching { preferred_batch_size: [1, 2] }", "dynamic_batching", "{}", "dynamic_batching {}"),
+            (
+                "dynamic_batching: < priority_queue_policy { key: 1 value {} } >",
+                "dynamic_batching",
+                "{}",
+                "dynamic_batching: {}",
+            ),
+        ],
+    )
+    def test_a_value_is_replaced(self, text: str, name: str, value: str, wanted: str) -> None:
+        assert apply(text.encode(), [replaced(self.root(text), name, value)]).decode() == wanted
+        self.root(wanted)
+
+    def test_a_value_of_a_list_is_replaced(self) -> None:
+        for text in (
+            "input { dims: [1, -1, 3] }",
+            "input { dims: 1 dims: - 1 dims: 3 }",
+            "input { dims: [1] dims: [-1, 3] }",
+        ):
+            (input_,) = self.root(text).all("input")
+            for index in range(3):
+                after = self.root(apply(text.encode(), [replaced(input_, "dims", "7", index)]).decode())
+                wanted = [1, -1, 3]
+                wanted[index] = 7
+                assert after.all("input")[0].all("dims") == tuple(wanted)
+
+    @pytest.mark.parametrize(
+        ("text", "wanted"),
+        [
+            ("A\nPOLICY { all {} }\nB", "A\nB"),
+            ("A\n  POLICY {\n  all {}\n  },\nB", "A\nB"),
+            ("A\nPOLICY { all {} }", "A\n"),
+            ("A\nPOLICY { all {} }  # why\nB", "A\n # why\nB"),
+            ("A POLICY { all {} } B", "A B"),
+            ("A POLICY { all {} }\nB", "A\nB"),
+            ("A POLICY: { all {} };B", "A B"),
+            ("POLICY: { all {} }", ""),
+        ],
+    )
+    def test_a_field_is_removed(self, text: str, wanted: str) -> None:
+        for short, long in (("A", 'name: "a"'), ("B", 'backend: "b"'), ("POLICY", "version_policy")):
+            text, wanted = text.replace(short, long), wanted.replace(short, long)
+        assert apply(text.encode(), [removed(self.root(text), "version_policy")]).decode() == wanted
+        assert not self.root(wanted).has("version_policy")
+
+    def test_one_of_several_is_removed(self) -> None:
+        text = 'input { name: "a" } input { name: "b" }\ninput { name: "c" }\n'
+        for index, left in enumerate(["bc", "ac", "ab"]):
+            after = self.root(apply(text.encode(), [removed(self.root(text), "input", index)]).decode())
+            assert "".join(each.get("name") for each in after.all("input")) == left
+
+    @pytest.mark.parametrize(
+        ("text", "wanted"),
+        [
+            ("", "max_batch_size: 1\n"),
+            ('name: "m"', 'name: "m"\nmax_batch_size: 1\n'),
+            ('name: "m" # x', 'name: "m" # x\nmax_batch_size: 1\n'),
+            ('name: "m"\n', 'name: "m"\nmax_batch_size: 1\n'),
+        ],
+    )
+    def test_a_field_is_added_to_the_config(self, text: str, wanted: str) -> None:
+        assert apply(text.encode(), [added(self.root(text), "max_batch_size: 1")]).decode() == wanted
+
+    @pytest.mark.parametrize(
+        ("text", "wanted"),
+        [
+            ("input {}", "input { dims: 1 }"),
+            ("input { }", "input { dims: 1 }"),
+            ('input [ { name: "}" } ]', 'input [ { name: "}" dims: 1 } ]'),
+            ('input {\n  name: "a"\n}\n', 'input {\n  name: "a"\n  dims: 1\n}\n'),
+            ('input [\n  {\n    name: "a"\n  }\n]\n', 'input [\n  {\n    name: "a"\n    dims: 1\n  }\n]\n'),
+        ],
+    )
+    def test_a_field_is_added_to_a_message(self, text: str, wanted: str) -> None:
+        edit = added(self.root(text).all("input")[0], "dims: 1")
+        assert apply(text.encode(), [edit]).decode() == wanted
+        assert self.root(wanted).all("input")[0].all("dims") == (1,)
+
+    def test_what_is_not_written_cannot_be_changed(self) -> None:
+        with pytest.raises(ValueError, match=r"name of .* is not written"):
+            removed(self.root(""), "name")
+        with pytest.raises(ValueError, match=r"name of .* is not written"):
+            replaced(self.root(""), "name", "x")
