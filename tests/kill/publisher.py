@@ -15,7 +15,7 @@ from pathlib import Path
 from kill.generations import generation_of, staged
 from tritonrepo import _exchange
 from tritonrepo.lock import repository_lock
-from tritonrepo.publish import publish
+from tritonrepo.publish import publish, recover
 
 
 def main() -> None:
@@ -32,6 +32,7 @@ def main() -> None:
     print("ready", flush=True)  # noqa: T201 - what the parent waits for
     for name in itertools.cycle(arguments.names):
         with repository_lock(arguments.repository, wait=False) as lock:
+            recover(arguments.repository, lock)  # a model that was between two renames is there again
             last = generation_of(arguments.repository / name)
             generation = 0 if last is None else last + 1
             model = staged(name, generation, arguments.size)
