@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -92,6 +91,8 @@ def summary(report: Report) -> str:
 
 def as_json(report: Report) -> str:
     """For programs: docs/check.schema.json describes it."""
+    import json
+
     counts = Counter(finding.severity for finding in report.findings)
     document = {
         "version": 1,
@@ -121,6 +122,8 @@ def github(report: Report) -> str:
 
 def sarif(report: Report) -> str:
     """SARIF 2.1.0, for code scanning. Columns count characters; files are relative to the working directory."""
+    import json
+
     index = {rule.id: number for number, rule in enumerate(report.rules)}
     driver = {
         "name": "tritonrepo",
