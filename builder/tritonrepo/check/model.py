@@ -42,29 +42,30 @@ class Files(Protocol):
 
 
 class DiskFiles:
-    """Files on disk."""
+    """Files on disk. Paths are joined as texts, for a repository of thousands of models."""
 
     def __init__(self, root: Path) -> None:
         self._root = root
 
     def names(self, folder: str = "") -> Mapping[str, bool]:  # noqa: D102 - see Files
         try:
-            with os.scandir(self._root / folder if folder else self._root) as entries:
+            with os.scandir(f"{self._root}/{folder}") as entries:
                 return {entry.name: entry.is_dir() for entry in entries}
         except OSError:
             return {}
 
     def is_folder(self, path: str) -> bool | None:  # noqa: D102
         try:
-            return stat.S_ISDIR(os.stat(f"{self._root}/{path}").st_mode)  # noqa: PTH116 - half the time of Path.stat
+            return stat.S_ISDIR(os.stat(f"{self._root}/{path}").st_mode)  # noqa: PTH116
         except (OSError, ValueError):
             return None
 
     def read(self, path: str) -> bytes:  # noqa: D102
-        return (self._root / path).read_bytes()
+        with open(f"{self._root}/{path}", "rb", buffering=0) as file:  # noqa: PTH123
+            return file.readall()
 
     def size(self, path: str) -> int:  # noqa: D102
-        return (self._root / path).stat().st_size
+        return os.stat(f"{self._root}/{path}").st_size  # noqa: PTH116
 
     def open_path(self, path: str) -> Path | None:  # noqa: D102
         return self._root / path
