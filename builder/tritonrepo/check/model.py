@@ -49,26 +49,31 @@ class DiskFiles:
 
     def names(self, folder: str = "") -> Mapping[str, bool]:  # noqa: D102 - see Files
         try:
-            with os.scandir(f"{self._root}/{folder}") as entries:
+            with os.scandir(self._at(folder)) as entries:
                 return {entry.name: entry.is_dir() for entry in entries}
         except OSError:
             return {}
 
     def is_folder(self, path: str) -> bool | None:  # noqa: D102
         try:
-            return stat.S_ISDIR(os.stat(f"{self._root}/{path}").st_mode)  # noqa: PTH116
-        except (OSError, ValueError):
+            return stat.S_ISDIR(os.stat(self._at(path)).st_mode)  # noqa: PTH116
+        except OSError:
             return None
 
     def read(self, path: str) -> bytes:  # noqa: D102
-        with open(f"{self._root}/{path}", "rb", buffering=0) as file:  # noqa: PTH123
+        with open(self._at(path), "rb", buffering=0) as file:  # noqa: PTH123
             return file.readall()
 
     def size(self, path: str) -> int:  # noqa: D102
-        return os.stat(f"{self._root}/{path}").st_size  # noqa: PTH116
+        return os.stat(self._at(path)).st_size  # noqa: PTH116
 
     def open_path(self, path: str) -> Path | None:  # noqa: D102
         return self._root / path
+
+    def _at(self, path: str) -> str:
+        if "\0" in path:  # from a config; Python would raise a ValueError
+            raise FileNotFoundError(path)
+        return f"{self._root}/{path}"
 
 
 class StagedFiles:
