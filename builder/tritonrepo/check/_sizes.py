@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 #: Bytes that no machine sets aside at once; the server does not survive being refused.
-TOO_LARGE = 2**40
+TOO_LARGE = 2**36
 
 _BYTES: Mapping[str | int, int] = {
     "TYPE_BOOL": 1, "TYPE_UINT8": 1, "TYPE_UINT16": 2, "TYPE_UINT32": 4, "TYPE_UINT64": 8, "TYPE_INT8": 1,
