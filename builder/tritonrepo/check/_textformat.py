@@ -22,8 +22,6 @@ from tritonrepo.check._textlex import END, FAULTY
 from tritonrepo.check._textvalues import READERS, FaultError, expected, identifier, type_name
 
 _CLOSING = {"{": "}", "<": ">"}
-_OPENING = frozenset("{<[")
-_ENDING = frozenset("}>]")
 
 _Mark = int | tuple[int, int]
 """Index of a field's name among the tokens; for an element of ``[...]`` also that of the element's first token."""
@@ -101,30 +99,6 @@ class Document:
         elif self._tokens[fault.token] == "]" and self._tokens[fault.token - 1] == ",":
             comma = self._starts[fault.token - 1]
         return SyntaxFault(_printable(message), *self._place(offset), unknown, comma)
-
-    def span(self, first: int, last: int) -> tuple[int, int]:
-        """Offsets of the first byte of a token and after the last of another."""
-        return self._starts[first], self._starts[last] + len(self._tokens[last])
-
-    def value_end(self, token: int) -> int:
-        """The last token of the value that begins with a token."""
-        tokens = self._tokens
-        if tokens[token] in _OPENING:
-            depth = 1
-            while depth:
-                token += 1
-                depth += (tokens[token] in _OPENING) - (tokens[token] in _ENDING)
-            return token
-        if tokens[token] == "-":
-            return token + 1
-        if tokens[token][0] in "\"'":
-            while tokens[token + 1][:1] in {'"', "'"}:
-                token += 1
-        return token
-
-    def separated(self, token: int) -> int:
-        """The token itself, or the separator of fields after it if there is one."""
-        return token + (self._tokens[token + 1] in {";", ","})
 
     @cached_property
     def _starts(self) -> list[int]:
@@ -240,19 +214,6 @@ class Message:
     def value_at(self, name: str, index: int = 0) -> tuple[int, int]:
         """Line and column of the field's value; of the message where the field is absent."""
         return self._document.position(self._value_token(self._mark(name, index)))
-
-    def value_span(self, name: str) -> tuple[int, int]:
-        """Offsets in bytes, first and after the last, of the value of a field that is there."""
-        token = self._value_token(self._mark(name, 0))
-        return self._document.span(token, self._document.value_end(token))
-
-    def span(self, name: str) -> tuple[int, int]:
-        """Offsets in bytes of all of a field that is there, which is written once: its name, value and separator."""
-        mark = self._mark(name, 0)
-        token = mark[0] if isinstance(mark, tuple) else mark
-        after_name = token + 2 if self._document._tokens[token + 1] == ":" else token + 1
-        last = self._document.value_end(after_name)
-        return self._document.span(token, self._document.separated(last))
 
     def map_at(self, name: str, key: Any) -> tuple[int, int]:
         """Line and column of the key in the entry that holds for it; of the message where there is none."""

@@ -53,6 +53,8 @@ class Target:
     """How many GPUs the server has; None where it is not known."""
     response_cache: bool | None = None
     """Whether the server runs with a response cache; None where it is not known."""
+    this_machine: bool = False
+    """Whether the server will run on this machine, so that absolute paths in configs can be looked at."""
     only_core: bool = False
     """Judge as a server whose backends check nothing of their own: for the comparison with stub backends."""
 

@@ -176,7 +176,7 @@ def version_is_a_number(model: Model, target: Target) -> Iterator[Spot]:
     right={"m/config.pbtxt": f'backend: "python"{TENSORS}', "m/1/model.py": MODEL_PY},
 )
 def python_file_exists(model: Model, target: Target) -> Iterator[Spot]:
-    if model.backend != "python" or not _found(model, target):
+    if model.backend != "python" or model.config.get("runtime"):
         return
     for number in model.served:
         # The backend's version numbers are unsigned.
@@ -200,7 +200,7 @@ def python_file_exists(model: Model, target: Target) -> Iterator[Spot]:
 )
 def file_exists(model: Model, target: Target) -> Iterator[Spot]:
     backend = model.backend
-    if backend not in _STUBS and (target.only_core or backend not in _OTHERS):
+    if backend not in _WITH_FILES:
         return
     names = _filenames(model, target)
     for number in model.served:
@@ -209,14 +209,13 @@ def file_exists(model: Model, target: Target) -> Iterator[Spot]:
                 yield _missing(model, str(number), name)
 
 
-_STUBS = frozenset({"onnxruntime", "tensorrt"})
-_OTHERS = frozenset({"openvino", "pytorch", "tensorflow"})
+_WITH_FILES = frozenset({"onnxruntime", "openvino", "pytorch", "tensorflow", "tensorrt"})
 
 
 def _filenames(model: Model, target: Target) -> list[str]:
     """The files that the server's GPUs ask for; where they are not known, none that only some GPU would."""
     usual = model.completed.filename
-    if not model.config.has("cc_model_filenames") or model.backend == "onnxruntime":
+    if not model.config.has("cc_model_filenames") or model.backend != "tensorrt":
         return [usual] if usual else []
     by_gpu = model.config.map("cc_model_filenames")
     return list(dict.fromkeys(by_gpu.get(gpu, usual) for gpu in target.gpus or ()))
@@ -229,11 +228,6 @@ def _missing(model: Model, folder: str, name: str = "") -> Spot:
     if model.config.has("default_model_filename"):
         return model.spot("default_model_filename", message, hint)
     return model.spot_at(folder, message, hint)
-
-
-def _found(model: Model, target: Target) -> bool:
-    """Whether a Python model's file is looked for at all: not where the backend fails before."""
-    return not model.config.get("runtime")
 
 
 @rule(
@@ -289,16 +283,16 @@ def python_file_has_the_class(model: Model, target: Target) -> Iterator[Spot]:
     "TR010",
     "reject",
     "a model without a config is of a backend that can do without",
-    "Without a config the server has to get everything from the model's file. TensorRT, ONNX Runtime, OpenVINO and "
-    "TensorFlow (SavedModel) tell it names, types and shapes; other backends need a config.pbtxt.",
-    wrong={"m/1/model.pt": ""},
-    right=example(TENSORS),
+    "Without a config the server has to get everything from the model's file. The backends tensorrt, onnxruntime, "
+    "openvino, tensorflow, pytorch and python fill in what they know; others need a config.pbtxt. A model of a backend "
+    "of one's own can do without `backend` if its directory is named model.BACKEND.",
+    wrong={"m.identity/1/weights.bin": ""},
+    right={"m.identity/config.pbtxt": TENSORS, "m.identity/1/weights.bin": ""},
 )
 def config_exists(model: Model, target: Target) -> Iterator[Spot]:
     if model.document is not None or _is_no_model(model) or not model.backend:
         return
-    telling = {"python"} if target.only_core else {"python", "tensorrt", "onnxruntime", "openvino", "tensorflow"}
-    if model.backend not in telling:
+    if model.backend not in _WITH_FILES | {"python"}:
         message = f"there is no {CONFIG}, and {model.backend} cannot say what would stand in it"
         yield model.spot_at("", message, f"Write {CONFIG}: backend, input and output.")
 
