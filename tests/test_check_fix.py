@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import stat
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -314,3 +316,50 @@ class TestEditsOfAConfig:
             removed(self.root(""), "name")
         with pytest.raises(ValueError, match=r"name of .* is not written"):
             replaced(self.root(""), "name", "x")
+
+
+class TestCommand:
+    CONFIG = '# kept \u00e4\nname: "other"\nbackend: "python"\n'
+
+    @pytest.fixture
+    def config(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+        monkeypatch.chdir(tmp_path)
+        repository(tmp_path, "m", config=self.CONFIG)
+        code = "class TritonPythonModel:\n    def execute(self, requests):\n        return []\n"
+        Path("r/m/1/model.py").write_text(code)
+        return Path("r/m/config.pbtxt")
+
+    @staticmethod
+    def check(*arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "tritonrepo", "check", "r", *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=False)
+
+    def test_a_dry_run_shows_and_changes_nothing(self, config: Path) -> None:
+        done = self.check("--fix", "--dry-run")
+        assert done.stdout == (
+            "--- a/r/m/config.pbtxt\n+++ b/r/m/config.pbtxt\n"
+            '@@ -1,3 +1,3 @@\n # kept \u00e4\n-name: "other"\n+name: "m"\n backend: "python"\n'
+        )
+        assert done.stderr == "r: nothing left in 1 model\n"
+        assert done.returncode == 1
+        assert config.read_text() == self.CONFIG
+
+    def test_fix(self, config: Path) -> None:
+        done = self.check("--fix")
+        assert config.read_text() == self.CONFIG.replace("other", "m")
+        assert done.stdout.startswith("mended r/m/config.pbtxt:2:1: TR")
+        assert done.stdout.endswith("\nr: nothing left in 1 model\n")
+        assert (done.returncode, done.stderr) == (0, "")
+        again = self.check("--fix")
+        assert (again.returncode, again.stdout) == (0, "r: nothing found in 1 model\n")
+        assert self.check("--fix", "--dry-run").stdout == ""
+
+    def test_what_is_not_chosen_is_not_mended(self, config: Path) -> None:
+        assert self.check("--fix", "--select", "TR0").returncode == 0
+        assert config.read_text() == self.CONFIG
+
+    def test_it_is_reported(self, config: Path) -> None:
+        printed = json.loads(self.check("--fix", "--format", "json").stdout)
+        assert printed["findings"] == []
+        (mended,) = printed["mended"]
+        assert mended["edits"] == [{"start": 16, "end": 23, "text": '"m"'}]

@@ -67,7 +67,6 @@ class TestWhatItSays:
         assert 10 <= len(rule.title) <= 100
         assert rule.title[-1] not in ".!"
         assert "\n" not in rule.title
-        assert rule.explanation[0].isupper() or rule.explanation[0] in "`'\""
         assert rule.explanation.endswith(".")
         assert "\n" not in rule.explanation
 
