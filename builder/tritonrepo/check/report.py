@@ -77,7 +77,8 @@ def text(report: Report) -> str:
 
 def summary(report: Report) -> str:
     """One line that says how much was found."""
-    where = printable(", ".join(map(str, report.paths)))
+    # A hook gives every file that changed.
+    where = printable(", ".join(map(str, report.paths))) if len(report.paths) <= 3 else f"{len(report.paths)} paths"
     if not report.models:
         return f"{where}: there are no models"
     if not report.findings:
