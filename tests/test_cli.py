@@ -101,7 +101,7 @@ def test_events_for_machines(tmp_path: Path) -> None:
 def test_bad_models_change_nothing(write: graphs.Write, words: list[str], tmp_path: Path) -> None:
     path = write(tmp_path / "models")
     refused(tritonrepo("build", path, cwd=tmp_path), 1, *words, "nothing was published")
-    assert list((tmp_path / "model_repository").iterdir()) == []
+    assert not (tmp_path / "model_repository").exists()
 
 
 @pytest.mark.parametrize(

@@ -67,6 +67,7 @@ def test_build_serve_infer(tmp_path: Path, runtime: Runtime) -> None:
                 assert client.model("scalar_output")(np.ones((2, 3), np.float32)).item() == 6
                 words = np.array([["a", "ü", ""]], object)
                 assert client.model("identity_string")(words).tolist() == [[b"a", "ü".encode(), b""]]
+        assert not list((tmp_path / "model_repository").rglob("__pycache__")), "serving must not change the repository"
         unknown = tritonrepo("infer", "mpl", "--random", "--url", urls["http"], cwd=tmp_path)
         assert unknown.returncode == 1
         assert "mlp" in unknown.stderr

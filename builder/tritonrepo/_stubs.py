@@ -29,8 +29,8 @@ def link_backends(runtime: Runtime, folder: Path) -> None:
 def link_python(runtime: Runtime, folder: Path) -> dict[str, str]:
     """Make a small virtual environment in ``folder`` for the backend's processes; returns the variables to run with.
 
-    The stub embeds libpython and, from Python 3.11 on, ignores PYTHONHOME and PYTHONPATH. But it looks for ``python3``
-    on PATH to learn where its standard library and packages are, and finds this one.
+    The stub embeds libpython and, from Python 3.11 on, ignores PYTHONHOME and all variables like it. But it looks for
+    ``python3`` on PATH to learn where its standard library and packages are, and finds this one.
 
     Raises:
         ServeError: this Python has no shared library that the stub could load.
@@ -44,8 +44,14 @@ def link_python(runtime: Runtime, folder: Path) -> dict[str, str]:
     (site / "tritonrepo_numpy2.py").symlink_to(numpy2)
     extra = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
     packages = [path for path in sys.path if Path(path).name in _SITE_FOLDERS and path not in extra]
-    # addsitedir also does what the .pth files in those folders say, as for editable installs.
-    lines = [*extra, f"import site; list(map(site.addsitedir, {packages!r}))", "import tritonrepo_numpy2"]
+    lines = [
+        *extra,
+        # A __pycache__ in a version directory looks like a changed model in poll mode.
+        "import sys; sys.dont_write_bytecode = True",
+        # addsitedir also does what the .pth files in those folders say, as for editable installs.
+        f"import site; list(map(site.addsitedir, {packages!r}))",
+        "import tritonrepo_numpy2",
+    ]
     (site / "tritonrepo.pth").write_text("\n".join(lines) + "\n", encoding="utf-8")
     environment = {name: value for name, value in os.environ.items() if name not in ("PYTHONHOME", "PYTHONPATH")}
     libraries = [str(runtime.libraries), libpython_folder(runtime), os.environ.get("LD_LIBRARY_PATH", "")]
@@ -53,8 +59,6 @@ def link_python(runtime: Runtime, folder: Path) -> dict[str, str]:
         **environment,
         "PATH": os.pathsep.join([str(folder / "bin"), os.environ.get("PATH", os.defpath)]),
         "LD_LIBRARY_PATH": os.pathsep.join(filter(None, libraries)),
-        # A __pycache__ in a version directory looks like a changed model in poll mode.
-        "PYTHONDONTWRITEBYTECODE": "1",
     }
 
 

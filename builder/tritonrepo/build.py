@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from pydantic import TypeAdapter
 from tritonrepo.errors import TritonrepoError
 from tritonrepo.fingerprint import Cache, digest, stat_of, tool_version
 from tritonrepo.lock import Lock, repository_lock
-from tritonrepo.publish import Published, PublishedState, prune, publish, published, recover
+from tritonrepo.publish import Pruned, Published, PublishedState, prune, publish, published, recover
 from tritonrepo.render import templates_digest
 from tritonrepo.spec import ModelSpec, Spec, fragment
 
@@ -65,6 +65,10 @@ class BuildResult:
     failures: Mapping[str, TritonrepoError]
     foreign: tuple[str, ...]
     """Directories in the repository that the spec does not name; they are left alone."""
+    removed: tuple[str, ...] = ()
+    """Models that pruning removed."""
+    kept: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Models that pruning left, because of files in them that tritonrepo did not write."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +96,6 @@ def build(
     Raises:
         PublishError: the repository cannot be written, or another build holds it.
     """
-    spec.repository.mkdir(parents=True, exist_ok=True)
     with repository_lock(spec.repository, wait=options.wait, on_wait=on_wait) as lock:
         recover(spec.repository, lock)
         stamps = _Stamps(spec)
@@ -113,12 +116,13 @@ def build(
                     if model.name in built:
                         results[model.name] = _publish(spec, model, built[model.name], stamps, lock, on_event)
         order = [model.name for model in spec.models]
-        if options.prune and not failures:
-            prune(spec.repository, set(order), lock)
+        pruned = prune(spec.repository, set(order), lock) if options.prune and not failures else Pruned((), {})
     return BuildResult(
         models=tuple(results[name] for name in order if name in results),
         failures={name: failures[name] for name in order if name in failures},
         foreign=tuple(sorted(set(_directories(spec.repository)) - set(order))),
+        removed=pruned.removed,
+        kept=pruned.left,
     )
 
 
@@ -251,4 +255,6 @@ def _listed(state: PublishedState) -> list[object]:
 
 
 def _directories(repository: Path) -> list[str]:
+    if not repository.is_dir():
+        return []
     return [entry.name for entry in os.scandir(repository) if entry.is_dir()]

@@ -65,7 +65,12 @@ class JsonDisplay:
             for name, error in result.failures.items()
         ]
         self._write(
-            event="result", models=[asdict(model) for model in result.models], failures=failures, foreign=result.foreign
+            event="result",
+            models=[asdict(model) for model in result.models],
+            failures=failures,
+            foreign=result.foreign,
+            removed=result.removed,
+            kept=dict(result.kept),
         )
 
     def _write(self, **fields: object) -> None:
@@ -155,6 +160,10 @@ def print_result(result: BuildResult) -> None:
         for model in models:
             for note in model.notes:
                 sys.stdout.write(f"{model.name}: {note}\n")
+    if result.removed:
+        sys.stdout.write(f"Removed: {', '.join(result.removed)}\n")
+    for name, files in result.kept.items():
+        sys.stdout.write(f"{name}: not removed, it holds files that tritonrepo did not write: {', '.join(files)}\n")
     if result.foreign:
         sys.stdout.write(f"Not in the spec, left alone: {', '.join(result.foreign)}\n")
 
