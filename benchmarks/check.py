@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import cProfile
 import gc
+import os
 import pstats
 import statistics
 import sys
@@ -75,6 +76,9 @@ def startup(rounds: int) -> None:
     """The command on one model against an empty Python program."""
     with tempfile.TemporaryDirectory() as folder:
         repository = write_repository(Path(folder), 1)
+        # Compiled once, as an installed package is.
+        os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+        os.environ["PYTHONPYCACHEPREFIX"] = f"{folder}/compiled"
         commands = {
             "python -c pass": [sys.executable, "-c", "pass"],
             "tritonrepo check (1 model)": [*TRITONREPO, "check", str(repository)],
