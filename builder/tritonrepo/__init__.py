@@ -5,8 +5,8 @@
 
     result = build(load_spec(Path("models.yaml")), BuildOptions(), on_event=print)
 
-Each step is a module with a function of the same name (``tritonrepo.introspect.introspect``, ``tritonrepo.check.check``);
-what they take and give is exported here. Importing this package imports nothing else until a name is used.
+Each step is a module with a function of the same name, such as ``tritonrepo.check.check``; what they take and give is
+exported here. Importing this package imports nothing else until a name is used.
 """
 
 from __future__ import annotations
