@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -12,16 +13,20 @@ from typing import Any
 
 import jsonschema
 import pytest
+import yaml
 
 from tritonrepo.check import RULES, Finding, Target
 from tritonrepo.check._schema import schema
+from tritonrepo.check.command import parser
 from tritonrepo.check.report import FORMATS, Report, sarif, text
 from tritonrepo.check.rule import Edit, Severity
+from tritonrepo.check.rules import TOPICS
 from tritonrepo.check.scope import compute_capability, models_of, release_of, rules_of
 from tritonrepo.errors import UsageError
 
 ROOT = Path(__file__).parents[1]
 PYTHON = 'backend: "python"\n'
+CODE = "class TritonPythonModel:\n    def execute(self, requests):\n        return []\n"
 HEAVY = (
     "google.protobuf", "onnx", "onnxruntime", "tritonclient", "grpc", "numpy", "tensorrt", "pydantic", "pydantic_core",
     "typer", "rich", "yaml", "jinja2",
@@ -36,6 +41,9 @@ def tritonrepo(*arguments: str | Path, cwd: Path) -> subprocess.CompletedProcess
 def write(root: Path, files: Mapping[str, str | bytes]) -> Path:
     for path, content in files.items():
         target = root / path
+        if path.endswith("/"):
+            target.mkdir(parents=True)
+            continue
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(content.encode() if isinstance(content, str) else content)
     return root
@@ -434,3 +442,59 @@ def test_a_terminal_that_has_no_such_character(tmp_path: Path) -> None:
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, env=environment, check=False)
     assert done.returncode == 1
     assert b"r/\\xe4/config.pbtxt" in done.stdout
+
+
+class TestDocs:
+    def test_the_example_is_what_the_command_prints(self, tmp_path: Path) -> None:
+        tensors = "{kind} {{ name: {name!r} data_type: {type} dims: {dims} }}\n".format
+        ids = tensors(kind="output", name="ids", type="TYPE_INT64", dims=-1)
+        write(
+            tmp_path / "model_repository",
+            {
+                "detector/config.pbtxt": 'name: "detector"\nplatform: "onnxruntime_onnx"\nmax_batchsize: 8\n',
+                "detector/1/model.onnx": "",
+                "tokenizer/config.pbtxt": 'name: "tokenizer"\nbackend: "python"\n'
+                + tensors(kind="input", name="text", type="TYPE_STRING", dims=1)
+                + ids,
+                "tokenizer/1/model.py": CODE,
+                "search/1/": "",
+                "search/config.pbtxt": 'name: "serach"\nplatform: "ensemble"\n'
+                + tensors(kind="input", name="query", type="TYPE_STRING", dims=1)
+                + ids.replace("64", "32")
+                + 'ensemble_scheduling {\n  step {\n    model_name: "tokenizer"\n'
+                '    input_map { key: "text" value: "query" }\n    output_map { key: "ids" value: "ids" }\n  }\n}\n',
+            },
+        )
+        done = tritonrepo("check", "model_repository", cwd=tmp_path)
+        assert f"$ tritonrepo check model_repository\n{done.stdout}```\n" in (ROOT / "docs" / "checking.md").read_text()
+
+    def test_the_topics(self) -> None:
+        page = (ROOT / "docs" / "checking.md").read_text()
+        assert re.findall(r"^\| (TR\d) \|", page, re.MULTILINE) == [f"TR{number}" for number in range(len(TOPICS))]
+
+    def test_the_workflow_calls_the_command_as_it_is(self) -> None:
+        workflow = yaml.safe_load((ROOT / "docs" / "examples" / "check-workflow.yaml").read_text())
+        steps = [step["run"] for step in workflow["jobs"]["check"]["steps"] if "run" in step]
+        commands = [step for step in steps if step.startswith("tritonrepo check ")]
+        assert len(commands) == 2
+        for command in commands:
+            options = parser().parse_args(command.partition(" >")[0].split()[2:])
+            release_of(options.triton)
+            assert [compute_capability(word) for word in options.gpus]
+
+    def test_the_hooks_take_files_of_models(self) -> None:
+        for hook in yaml.safe_load((ROOT / ".pre-commit-hooks.yaml").read_text()):
+            command = hook["entry"].split()
+            assert command[:2] == ["tritonrepo", "check"]
+            parser().parse_args(command[2:])
+            taken = re.compile(hook["files"])
+            for file in ("config.pbtxt", "r/m/config.pbtxt", "r/m/1/model.onnx", "m/12/model.py", "r/m/3/model.plan"):
+                assert taken.search(file)
+            for file in (
+                "r/m/labels.txt",
+                "src/model.py",
+                "my_config.pbtxt",
+                "r/m/1/model.onnx.data",
+                "r/m/v1/model.py",
+            ):
+                assert not taken.search(file)

@@ -52,7 +52,7 @@ def run(name: str, arguments: Sequence[str]) -> int:
 
 def check(arguments: Sequence[str]) -> int:
     """Say what is wrong with model repositories, without starting a server."""
-    options = _check_parser().parse_args(arguments)
+    options = parser().parse_args(arguments)
     if options.dry_run and not options.fix:
         raise UsageError("--dry-run shows what --fix would do", hint="Add --fix.")
     from tritonrepo.check import check_model
@@ -85,11 +85,11 @@ def check(arguments: Sequence[str]) -> int:
 
 def rule(arguments: Sequence[str]) -> int:
     """Explain rules."""
-    parser = _Parser(
+    made = _Parser(
         prog="tritonrepo rule", description="Explain a rule of `tritonrepo check`; without an id, list all rules."
     )
-    parser.add_argument("ids", nargs="*", metavar="ID", help="such as TR002, or the beginning of several: TR0")
-    ids = parser.parse_args(arguments).ids
+    made.add_argument("ids", nargs="*", metavar="ID", help="such as TR002, or the beginning of several: TR0")
+    ids = made.parse_args(arguments).ids
     from tritonrepo.check.explain import explain, overview
     from tritonrepo.check.scope import rules_of
 
@@ -109,8 +109,9 @@ class _Parser(ArgumentParser):
         raise UsageError(message, hint=f"`{self.prog} --help` shows what it takes.")
 
 
-def _check_parser() -> ArgumentParser:
-    parser = _Parser(
+def parser() -> ArgumentParser:
+    """Reads the arguments of ``check``."""
+    made = _Parser(
         prog="tritonrepo check",
         allow_abbrev=False,
         description="Say what is wrong with model repositories, without starting a server: what the server would "
@@ -118,7 +119,7 @@ def _check_parser() -> ArgumentParser:
         epilog="Exit codes: 0 nothing found (or only advice), 1 findings, 2 wrong usage.",
         formatter_class=RawDescriptionHelpFormatter,
     )
-    add = parser.add_argument
+    add = made.add_argument
     add("paths", nargs="*", type=Path, default=[_REPOSITORY], metavar="PATH",
         help="repositories, model directories, or files of models (default: model_repository)")  # fmt: skip
     add("--triton", default=None, metavar="RELEASE", help="the release that will serve, such as 26.09")
@@ -131,7 +132,7 @@ def _check_parser() -> ArgumentParser:
     add("--fix", action="store_true", help="mend what has exactly one right mend")
     add("--dry-run", action="store_true", help="with --fix: print the changes as a diff, and change nothing")
     add("--format", choices=("text", "json", "github", "sarif"), default="text", help="default: text")
-    return parser
+    return made
 
 
 def _words(text: str) -> list[str]:
