@@ -21,7 +21,7 @@ from tritonrepo.check.command import parser
 from tritonrepo.check.report import FORMATS, Report, sarif, text
 from tritonrepo.check.rule import Edit, Severity
 from tritonrepo.check.rules import TOPICS
-from tritonrepo.check.scope import compute_capability, models_of, release_of, rules_of
+from tritonrepo.check.scope import gpus_of, models_of, release_of, rules_of
 from tritonrepo.errors import UsageError
 
 ROOT = Path(__file__).parents[1]
@@ -374,12 +374,16 @@ class TestOptions:
     def test_releases(self) -> None:
         assert [release_of(tag) for tag in ("21.05", "24.10", "26.09")] == ["21.05", "24.10", "26.09"]
 
-    def test_compute_capabilities(self) -> None:
-        words = ["9.0", "90", "sm90", "sm_90", "SM_90a", "sm_100", "12.0", "7.5"]
-        assert [compute_capability(word) for word in words] == ["9.0"] * 5 + ["10.0", "12.0", "7.5"]
-        for word in ("", "9", "9.", "sm", "900.0", "-9.0", "none", "\u0669\u0660"):
+    def test_gpus(self) -> None:
+        for word in ("9.0", "90", "sm90", "sm_90", "SM_90a"):
+            assert gpus_of([word]) == (("9.0",), None)
+        assert gpus_of(["sm_100", "12.0", "7.5", "100"]) == (("10.0", "12.0", "7.5"), None)
+        assert gpus_of(["4xsm90", "2x8.9"]) == (("9.0", "8.9"), 6)
+        assert gpus_of(["4xsm90", "8.9"]) == (("9.0", "8.9"), None)
+        assert gpus_of(["none"]) == ((), 0)
+        for words in (["9"], ["9."], ["sm"], ["900.0"], ["-9.0"], ["none", "9.0"], ["0x9.0"], ["\u0669\u0660"]):
             with pytest.raises(UsageError):
-                compute_capability(word)
+                gpus_of(words)
 
     def test_the_schema_is_that_of_the_release(self, tmp_path: Path) -> None:
         config = PYTHON + "model_metrics { }\n"
@@ -480,7 +484,7 @@ class TestDocs:
         for command in commands:
             options = parser().parse_args(command.partition(" >")[0].split()[2:])
             release_of(options.triton)
-            assert [compute_capability(word) for word in options.gpus]
+            assert gpus_of(options.gpus) == (("9.0",), None)
 
     def test_the_hooks_take_files_of_models(self) -> None:
         for hook in yaml.safe_load((ROOT / ".pre-commit-hooks.yaml").read_text()):

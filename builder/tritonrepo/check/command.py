@@ -124,7 +124,7 @@ def parser() -> ArgumentParser:
         help="repositories, model directories, or files of models (default: model_repository)")  # fmt: skip
     add("--triton", default=None, metavar="RELEASE", help="the release that will serve, such as 26.09")
     add("--backends", type=_words, metavar="A,B", help="the server's backends; default: those of the release's image")
-    add("--gpus", type=_words, metavar="sm90,9.0|none", help="compute capabilities of the server's GPUs, or none")
+    add("--gpus", type=_words, metavar="9.0,4xsm90|none", help="compute capabilities of the server's GPUs")  # fmt: skip
     add("--response-cache", action=BooleanOptionalAction, help="whether the server runs with a response cache")
     add("--select", type=_words, action="extend", default=[], metavar="TR1,TR203", help="only rules that begin so")
     add("--ignore", type=_words, action="extend", default=[], metavar="TR1,TR203", help="no rules that begin so")
@@ -141,14 +141,13 @@ def _words(text: str) -> list[str]:
 
 def _target(options: Namespace) -> Target:
     from tritonrepo.check.rule import Target
-    from tritonrepo.check.scope import compute_capability, release_of
+    from tritonrepo.check.scope import gpus_of, release_of
 
-    gpus = options.gpus
-    if gpus is not None:
-        gpus = () if gpus == ["none"] else tuple(dict.fromkeys(map(compute_capability, gpus)))
+    gpus, count = (None, None) if options.gpus is None else gpus_of(options.gpus)
     return Target(
         release=release_of(options.triton or Target.release),
         backends=None if options.backends is None else frozenset(options.backends),
         gpus=gpus,
+        gpu_count=count,
         response_cache=options.response_cache,
     )

@@ -144,15 +144,20 @@ def _months(tag: str) -> int:
     return int(year) * 12 + int(month)
 
 
-def compute_capability(word: str) -> str:
-    """``9.0``, ``sm90``, ``sm_90`` and ``90`` as ``9.0``.
+def gpus_of(words: Sequence[str]) -> tuple[tuple[str, ...], int | None]:
+    """Compute capabilities, and how many GPUs there are: ``4xsm90``, or only of which kinds: ``9.0``; or ``none``.
 
     Raises:
-        UsageError: it is none of these.
+        UsageError: a word is none of these.
     """
-    match = re.fullmatch(r"(?:sm_?)?(\d{1,2})\.?(\d)a?", word.strip().lower(), re.ASCII)
-    if match is None:
-        raise UsageError(
-            f"{word!r} is no compute capability", hint="Give one such as sm90 or 9.0 for each kind of GPU, or none."
-        )
-    return f"{int(match[1])}.{match[2]}"
+    if list(words) == ["none"]:
+        return (), 0
+    kinds, counts = [], []
+    for word in words:
+        match = re.fullmatch(r"(?:([1-9][0-9]?)x)?(?:sm_?)?([0-9]{1,2})\.?([0-9])a?", word.strip().lower())
+        if match is None:
+            hint = "Give one such as sm90 or 9.0 for each kind of GPU, 4xsm90 for four of a kind, or none."
+            raise UsageError(f"{word!r} is no compute capability", hint=hint)
+        kinds.append(f"{int(match[2])}.{match[3]}")
+        counts.append(match[1])
+    return tuple(dict.fromkeys(kinds)), sum(map(int, counts)) if all(counts) else None
