@@ -50,7 +50,8 @@ class DiskFiles:
     def names(self, folder: str = "") -> Mapping[str, bool]:  # noqa: D102 - see Files
         try:
             with os.scandir(self._at(folder)) as entries:
-                return {entry.name: entry.is_dir() for entry in entries}
+                # A link that leads nowhere is as good as nothing.
+                return {each.name: each.is_dir() for each in entries if not each.is_symlink() or _leads(each.path)}
         except OSError:
             return {}
 
@@ -74,6 +75,10 @@ class DiskFiles:
         if "\0" in path:  # from a config; Python would raise a ValueError
             raise FileNotFoundError(path)
         return f"{self._root}/{path}"
+
+
+def _leads(link: str) -> bool:
+    return os.path.exists(link)  # noqa: PTH110
 
 
 class StagedFiles:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from posixpath import normpath
 
 from tritonrepo.check.model import Model
@@ -31,9 +31,33 @@ def path_in_model(*parts: str) -> str:
     return normpath("/".join(part.partition("\0")[0].strip("/") for part in parts if part))
 
 
-def exists(model: Model, *parts: str) -> bool:
-    """Whether there is a file or a folder of this path; what a build is about to publish counts as there."""
-    return model.files.is_folder(path_in_model(*parts)) is not None
+def is_folder(model: Model, folder: str, name: str) -> bool | None:
+    """Whether a name in a folder (``""``: the model's own) is a folder's; None where nothing is there."""
+    if name in {"", ".", ".."} or "/" in name or "\0" in name:
+        return model.files.is_folder(path_in_model(folder, name))
+    return (_contents(model, folder) if folder else model.entries).get(name)
+
+
+def exists(model: Model, folder: str, name: str) -> bool:
+    """Whether there is a file or a folder of this name in a folder; one about to be published counts as there."""
+    return is_folder(model, folder, name) is not None
+
+
+def _contents(model: Model, folder: str) -> Mapping[str, bool]:
+    """What is in a folder; each is listed once, because several rules ask about several files."""
+    listings = model.once(_listings)
+    if folder not in listings:
+        listings[folder] = model.files.names(folder)
+    return listings[folder]
+
+
+def _listings(model: Model) -> dict[str, Mapping[str, bool]]:
+    return {}
+
+
+def is_utf8(text: str) -> bool:
+    """Whether a string of a config is UTF-8, which the server does not ask for, but needs."""
+    return text.isascii() or not any("\udc80" <= character <= "\udcff" for character in text)
 
 
 def nearest(word: str, words: Iterable[str]) -> str:

@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from posixpath import normpath
 
 from tritonrepo.check.edits import removed, replaced
 from tritonrepo.check.model import Model
@@ -238,9 +239,11 @@ def server_has_the_agents(model: Model, target: Target) -> Iterator[Spot]:
 )
 def runtime_exists(model: Model, target: Target) -> Iterator[Spot]:
     runtime, backend = model.config.get("runtime"), model.backend
-    if not runtime or backend not in _IMAGE | {"tensorflow"} or runtime == f"libtriton_{backend}.so":
+    if not runtime or backend not in _IMAGE | {"tensorflow"}:
         return
     if runtime == "model.py" and backend == "pytorch" and not target.only_core:
+        return
+    if normpath(f"{backend}/{runtime}") == f"{backend}/libtriton_{backend}.so":
         return
     if not re.search(r"/|^model\.py$", runtime) and any(
         exists(model, folder, runtime) for folder in ("", *map(str, model.served))
@@ -290,7 +293,7 @@ def libraries_can_be_loaded(model: Model, target: Target) -> Iterator[Spot]:
     for folder in ("", *map(str, model.served)):
         for name in names:
             path = f"{folder}/{name}".lstrip("/")
-            if model.files.is_folder(path) is not None and not _is_library(model.files.open_path(path)):
+            if exists(model, folder, name) and not _is_library(model.files.open_path(path)):
                 yield model.spot_at(path, "this is no shared library", "Take it out of the model's directory.")
 
 
@@ -342,7 +345,7 @@ def environment_exists(model: Model, target: Target) -> Iterator[Spot]:
     if not path:
         return
     inside = path.removeprefix(_MODEL_DIRECTORY)
-    there = exists(model, inside) if inside != path else not target.this_machine or os.path.exists(path)  # noqa: PTH110
+    there = exists(model, "", inside) if inside != path else not target.this_machine or os.path.exists(path)  # noqa: PTH110
     if not there:
         hint = "Put the environment there, or correct EXECUTION_ENV_PATH."
         yield model.spot("parameters", f"the Python environment {path} does not exist", hint)

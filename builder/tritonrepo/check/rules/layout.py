@@ -9,7 +9,7 @@ from urllib.parse import quote
 from tritonrepo.check._textformat import SyntaxFault
 from tritonrepo.check.model import CONFIG, Model
 from tritonrepo.check.rule import Edit, Spot, Target, rule
-from tritonrepo.check.rules._help import MODEL_PY, TENSORS, example, exists, nearest
+from tritonrepo.check.rules._help import MODEL_PY, TENSORS, example, exists, is_folder, is_utf8, nearest
 
 INT64 = 2**63 - 1
 
@@ -205,7 +205,7 @@ def file_exists(model: Model, target: Target) -> Iterator[Spot]:
     names = _filenames(model, target)
     for number in model.served:
         for name in names:
-            if not exists(model, str(number), name):
+            if is_utf8(name) and not exists(model, str(number), name):
                 yield _missing(model, str(number), name)
 
 
@@ -253,7 +253,7 @@ def python_file_is_a_module(model: Model, target: Target) -> Iterator[Spot]:
     if not name.endswith(".py") or "." in name[:-3] or ".." in path.split("/"):
         message = f"the Python backend cannot import {path}"
         yield model.spot("default_model_filename", message, "Give a file name that ends in .py and has no other dot.")
-    elif model.served and model.files.is_folder(f"{model.served[0]}/{path}"):
+    elif model.served and is_folder(model, str(model.served[0]), path):
         yield model.spot_at(f"{model.served[0]}/{path}", "this is a directory", "Put the Python code into a file.")
 
 

@@ -9,7 +9,7 @@ from tritonrepo.check._textformat import Message
 from tritonrepo.check.edits import removed
 from tritonrepo.check.model import Model
 from tritonrepo.check.rule import Spot, Target, rule
-from tritonrepo.check.rules._help import TENSORS, example, exists, path_in_model
+from tritonrepo.check.rules._help import MODEL_PY, TENSORS, example, exists, is_folder, is_utf8, path_in_model
 
 _OUTPUT = 'output { name: "y" data_type: TYPE_FP32 dims: [ 4 ] }'
 _VARIABLE = -1
@@ -19,11 +19,13 @@ def _input(text: str, rest: str = "") -> dict[str, str]:
     return example(f'{rest}input {{ name: "x" {text} }}\n{_OUTPUT}')
 
 
-def _tensors(model: Model) -> Iterator[tuple[str, Message]]:
+def _tensors(model: Model) -> tuple[tuple[str, Message], ...]:
     """Each input and output with the name of its field."""
-    for field in ("input", "output"):
-        for tensor in model.config.all(field):
-            yield field, tensor
+    return model.once(_all_tensors)
+
+
+def _all_tensors(model: Model) -> tuple[tuple[str, Message], ...]:
+    return tuple((field, tensor) for field in ("input", "output") for tensor in model.config.all(field))
 
 
 def _called(field: str, tensor: Message) -> str:
@@ -48,9 +50,7 @@ def tensor_is_complete(model: Model, target: Target) -> Iterator[Spot]:
             wanted += [] if _completes(model, target) else ["data_type", "dims"]
         for each in wanted:
             if tensor.get(each) in ("", "TYPE_INVALID", ()):
-                message = f"{_called(field, tensor)} has no {each}"
-                hint = _HINTS[each]
-                yield model.spot_in(tensor, message, hint)
+                yield model.spot_in(tensor, f"{_called(field, tensor)} has no {each}", _HINTS[each])
 
 
 _HINTS = {
@@ -232,7 +232,7 @@ def non_linear_has_three_dims(model: Model, target: Target) -> Iterator[Spot]:
 )
 def labels_exist(model: Model, target: Target) -> Iterator[Spot]:
     for output in model.config.all("output"):
-        if output.get("label_filename") and not exists(model, output.get("label_filename")):
+        if output.get("label_filename") and not exists(model, "", output.get("label_filename")):
             message = f"{path_in_model(output.get('label_filename'))} does not exist in the model's directory"
             yield model.spot("label_filename", message, "Add it, or take label_filename out.", within=output)
 
@@ -248,7 +248,7 @@ def labels_exist(model: Model, target: Target) -> Iterator[Spot]:
 def labels_are_a_file(model: Model, target: Target) -> Iterator[Spot]:
     for output in model.config.all("output"):
         name = output.get("label_filename")
-        if name and model.files.is_folder(path_in_model(name)):
+        if name and is_folder(model, "", name):
             yield model.spot("label_filename", f"{name} is a directory", "Name the file in it.", within=output)
 
 
@@ -398,12 +398,12 @@ def batch_output_is_an_output(model: Model, target: Target) -> Iterator[Spot]:
     "a batch output names its output",
     "A batch_output without target_name ends the server: what all backends share takes the first of its targets.",
     wrong={
-        "m/config.pbtxt": f'backend: "tensorrt"\nbatch_output {{ source_input: "x" }}{TENSORS}',
-        "m/1/model.plan": "",
+        "m/config.pbtxt": f'backend: "python"\nbatch_output {{ source_input: "x" }}{TENSORS}',
+        "m/1/model.py": MODEL_PY,
     },
     right={
-        "m/config.pbtxt": f'backend: "tensorrt"\nbatch_output {{ target_name: "y" source_input: "x" }}{TENSORS}',
-        "m/1/model.plan": "",
+        "m/config.pbtxt": f'backend: "python"\nbatch_output {{ target_name: "y" source_input: "x" }}{TENSORS}',
+        "m/1/model.py": MODEL_PY,
     },
 )
 def batch_output_has_a_target(model: Model, target: Target) -> Iterator[Spot]:
@@ -460,3 +460,19 @@ def elements_can_be_counted(model: Model, target: Target) -> Iterator[Spot]:
         if min(dims, default=0) > 0 and prod(dims) >= 2**63:
             message = f"the product of dims of {_called('input', tensor)} is too large"
             yield model.spot("dims", message, "Write -1 for an axis of any length.", within=tensor)
+
+
+@rule(
+    "TR220",
+    "breaks",
+    "names are UTF-8",
+    "The text format lets any bytes into a name. Most backends get the config as JSON, in which the server leaves out "
+    "what is not UTF-8: the tensor then has another name, or none.",
+    wrong=example(rf'input {{ name: "x\377" data_type: TYPE_FP32 dims: [ 4 ] }}{_OUTPUT}'),
+    right=_input("data_type: TYPE_FP32 dims: [ 4 ]"),
+)
+def tensor_name_is_utf8(model: Model, target: Target) -> Iterator[Spot]:
+    for field, tensor in _tensors(model):
+        if not is_utf8(tensor.get("name")):
+            message = f"the name of an {field} is not UTF-8"
+            yield model.spot("name", message, "Save the file as UTF-8, and write no bytes as escapes.", within=tensor)
