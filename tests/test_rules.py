@@ -160,7 +160,6 @@ def as_case(rule: Rule, name: str, tree: Tree) -> Case:
 # Rules outside the topics of backends that the server that judges has nothing to say of, and why.
 NOT_JUDGED: Mapping[str, str] = {
     "TR115": "release 24.10 has no model_metrics",
-    "TR217": "the TensorRT backend looks at this",
     "TR218": "the TensorRT backend looks at this",
     "TR219": "new in 26.03",
 }
