@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from .case import Case, Tree
-from .judge import Judgement
+from .judge import BACKENDS, RELEASE, Judgement
 
-NOT_ACCEPTED = frozenset({"reject", "hang", "crash"})
-"""Severities that say that the server does not take the model."""
+if TYPE_CHECKING:
+    from tritonrepo.check import Finding
 
-# The stub backends do not look into models, so what rules find there has no judge.
-_ABOUT_CONTENT = ("TR8",)
+_CAPABILITY = "9.0"
 
 
 @dataclass(frozen=True)
@@ -25,12 +24,14 @@ class Outcome:
         stage: the judgement's, or ``loaded`` / ``refused`` where it is known otherwise.
         reason: the server's words.
         findings: those that say that the server does not take it; a traceback counts as one.
+        unsure: whether all of these say that it crashes or hangs, which it may do now and then only.
     """
 
     case: Case
     stage: str
     reason: str
     findings: tuple[str, ...]
+    unsure: bool = False
 
     @property
     def disagrees(self) -> bool:
@@ -45,7 +46,14 @@ def compare(case: Case, judgement: Judgement | None, folder: Path) -> Outcome:
     else:
         assert judgement is not None, f"{case.id} has not been judged"
         stage, reason = judgement.stage, judgement.reason
-    return Outcome(case, stage, reason, () if case.beyond else _predict(case, folder))
+    if case.beyond:
+        return Outcome(case, stage, reason, ())
+    try:
+        findings = _findings(case, folder)
+    except Exception as error:
+        return Outcome(case, stage, reason, (f"{type(error).__name__}: {error}",))
+    unsure = bool(findings) and not any(each.severity == "reject" for each in findings)
+    return Outcome(case, stage, reason, tuple(map(str, findings)), unsure)
 
 
 def describe(outcome: Outcome) -> str:
@@ -58,23 +66,25 @@ def describe(outcome: Outcome) -> str:
     return "\n".join(lines) + "\n\n"
 
 
-def _predict(case: Case, folder: Path) -> tuple[str, ...]:
+def _findings(case: Case, folder: Path) -> list[Finding]:
     # Imported here, so that the server can judge while rules are being written.
-    from tritonrepo.check import Finding, check
+    from tritonrepo.check import NOT_SERVED, Target, check
 
+    target = Target(
+        release=RELEASE,
+        backends=frozenset(BACKENDS),
+        gpus=(_CAPABILITY,) * case.gpus,
+        gpu_count=case.gpus,
+        response_cache=False,
+        this_machine=True,
+        only_core=case.known is None,
+    )
     repository = folder / "repository"
     _write(case.tree, repository)
     try:
-        findings: Sequence[Finding] = check(repository)
-    except Exception as error:
-        return (f"{type(error).__name__}: {error}",)
+        return [each for each in check(repository, target) if each.severity in NOT_SERVED]
     finally:
         shutil.rmtree(repository)
-    return tuple(
-        str(each)
-        for each in findings
-        if each.severity in NOT_ACCEPTED and (case.known is not None or not each.rule.startswith(_ABOUT_CONTENT))
-    )
 
 
 def _write(tree: Tree, repository: Path) -> None:

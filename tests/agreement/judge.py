@@ -40,6 +40,8 @@ STUBS = ("tensorrt", "onnxruntime", "pytorch", "tensorflow", "openvino", "dali",
 BACKENDS = ("python", *STUBS)
 """All backends that the judging server has."""
 SERVER = TRITON_VERSION
+RELEASE = "24.10"
+"""The release that the server is of."""
 
 Tree = Mapping[str, bytes]
 """A repository's content by path, such as ``{"model/config.pbtxt": b"..."}``; a path that ends in / is a folder."""
@@ -52,6 +54,7 @@ _PLAIN = re.compile(r"[A-Za-z0-9._-]+")
 # The Python backend starts a model in half a second to a second; one that hangs never ends, and does nothing.
 _LIMIT = 5.0
 _IDLE = 0.05  # seconds of processor time, in one second
+_PATIENCE = 60  # seconds, where the server is busy
 _SUSPECTS = 4
 # KiB of address space. Some configs ask for more memory than any machine has; they must not take this one's.
 _MEMORY = 12 << 20
@@ -246,11 +249,14 @@ class Judge:
         if select.select([self._connection.sock], [], [], self._limit)[0]:
             return
         before = _processor_time(self._server.pid)
-        while not select.select([self._connection.sock], [], [], 1)[0]:
+        for _ in range(_PATIENCE):
+            if select.select([self._connection.sock], [], [], 1)[0]:
+                return
             now = _processor_time(self._server.pid)
             if now - before < _IDLE:
-                raise TimeoutError
+                break
             before = now
+        raise TimeoutError
 
     def _log_since(self, mark: int) -> str:
         with self._log.open("rb") as file:
