@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from tritonrepo.check._onnx import Tensor, completed
 from tritonrepo.check._textformat import Message
 from tritonrepo.check.model import Model, Repository
 from tritonrepo.check.rule import NOT_SERVED, RULES, Rule, Spot, Target
@@ -35,10 +36,18 @@ class Interface:
 
 def interface(model: Model, target: Target) -> Interface | None:
     """The model's tensors; None where they cannot be known, as its backend or its own code completes the config."""
+    each = next(completed(model, target), None)
+    if each is not None and each.completes:
+        return Interface(each.max_batch_size, *(tuple(map(_port, tensors)) for tensors in (each.inputs, each.outputs)))
     inputs, outputs = ports(model.config, "input"), ports(model.config, "output")
     if (model.backend == "python" or not (inputs and outputs)) and _may_complete(model, target):
         return None
     return Interface(model.config.get("max_batch_size"), inputs, outputs)
+
+
+def _port(tensor: Tensor) -> Port:
+    dims = tensor.dims if tensor.message is None else tensor.message.all("dims")
+    return Port(tensor.name, tensor.data_type, dims, tensor.optional)
 
 
 def ports(config: Message, field: str) -> tuple[Port, ...]:
