@@ -195,8 +195,12 @@ class TestDocs:
         text = explain(rule)
         assert text.startswith(f"{rule.id} ({rule.severity}): {rule.title}\n")
         assert " ".join(rule.explanation.split()) in " ".join(text.split())
-        for path in (*rule.wrong, *rule.right):
-            assert f"\n  {path}\n" in text
+        wrong, right = text.split("\nRight:\n")
+        for path in rule.wrong:
+            assert f"\n  {path}\n" in wrong
+            assert (path in rule.right) == (f"  (no {path})\n" not in right)
+        for path, content in rule.right.items():
+            assert (content != rule.wrong.get(path)) == (f"  {path}\n" in right)
 
     def test_the_overview_has_every_rule_once(self) -> None:
         lines = overview(RULES.values()).splitlines()

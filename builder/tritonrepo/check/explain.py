@@ -30,7 +30,7 @@ def explain(rule: Rule) -> str:
         CONSEQUENCES[rule.severity],
         fill(rule.explanation, _WIDTH, break_long_words=False, break_on_hyphens=False),
         f"Wrong:\n{_tree(rule.wrong)}",
-        f"Right:\n{_tree(rule.right)}",
+        f"Right:\n{_tree(rule.right, rule.wrong)}",
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -52,6 +52,7 @@ def page(rules: Iterable[Rule]) -> str:
         "# Rules of `tritonrepo check`\n",
         f"{len(rules)} rules, as [checking.md](checking.md) describes them; `tritonrepo rule TR002` prints one. This "
         "page is\nwritten by `UPDATE_DOCS=1 pytest tests/test_rules.py` from the rules themselves.\n",
+        "In the right examples, files that are not shown are as in the wrong ones.\n",
         f"| severity | |\n|---|---|\n{meanings}",
     ]
     for topic, group in groupby(rules, lambda rule: rule.topic):
@@ -68,23 +69,28 @@ def section(rule: Rule) -> str:
     from textwrap import fill
 
     body = fill(rule.explanation, 120, break_long_words=False, break_on_hyphens=False)
+    wrong, right = _tree(rule.wrong, margin=""), _tree(rule.right, rule.wrong, margin="")
     return (
         f"### {rule.id}\n\n**{rule.title}** ({rule.severity})\n\n{body}\n\n"
-        f"Wrong:\n\n```\n{_tree(rule.wrong, '')}\n```\n\nRight:\n\n```\n{_tree(rule.right, '')}\n```\n"
+        f"Wrong:\n\n```\n{wrong}\n```\n\nRight:\n\n```\n{right}\n```\n"
     )
 
 
-def _tree(tree: Tree, margin: str = "  ") -> str:
-    """A repository's files with what is in them."""
+def _tree(tree: Tree, other: Tree | None = None, *, margin: str = "  ") -> str:
+    """A repository's files with what is in them; next to another one, only those that differ."""
     lines = []
     for path, content in tree.items():
-        lines.append(path)
-        if isinstance(content, bytes) and not _is_text(content):
-            lines.append(f"    ({len(content)} bytes)")
-            continue
-        words = content.decode() if isinstance(content, bytes) else content
-        lines += [f"    {line}".rstrip() for line in words.strip("\n").split("\n") if words.strip()]
-    return "\n".join(margin + printable(line.expandtabs(4)) for line in lines)
+        if other is None or other.get(path) != content:
+            lines += [path, *(f"    {line}".rstrip() for line in _shown(content))]
+    lines += [f"(no {path})" for path in other or () if path not in tree]
+    return "\n".join((margin + printable(line.expandtabs(4))).rstrip() for line in lines)
+
+
+def _shown(content: str | bytes) -> list[str]:
+    if isinstance(content, bytes) and not _is_text(content):
+        return [f"({len(content)} bytes)"]
+    words = content.decode() if isinstance(content, bytes) else content
+    return words.strip("\n").split("\n") if words.strip() else []
 
 
 def _is_text(content: bytes) -> bool:
