@@ -153,8 +153,6 @@ def _build_all(
             if isinstance(outcome, TritonrepoError):
                 failures[name] = outcome
                 on_event(name, "", "failed", seconds)
-                if not options.keep_going:
-                    continue
             else:
                 built[name] = outcome, seconds
     return built
