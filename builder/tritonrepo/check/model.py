@@ -328,7 +328,12 @@ def _recognized(model: Model, platform: str, filename: str) -> str:
 def _first_version(model: Model) -> Mapping[str, bool]:
     """What is in the first directory by name, which the server takes for a version whatever it is."""
     folders = [name for name, folder in model.entries.items() if folder]
-    return model.files.names(min(folders, key=os.fsencode)) if folders else {}
+    return model.files.names(first_folder(folders)) if folders else {}
+
+
+def first_folder(names: Iterable[str]) -> str:
+    """The folder that the server takes for the first version: the first in the order of the names' bytes."""
+    return min(names, key=os.fsencode)
 
 
 # As the server reads a directory's name: what follows the number does not matter.

@@ -9,7 +9,7 @@ from pathlib import Path
 from posixpath import normpath
 
 from tritonrepo.check.edits import removed, replaced
-from tritonrepo.check.model import Model
+from tritonrepo.check.model import Model, first_folder
 from tritonrepo.check.rule import Spot, Target, rule
 from tritonrepo.check.rules._help import MODEL_PY, TENSORS, example, exists, nearest
 
@@ -69,7 +69,9 @@ def backend_is_known(model: Model, target: Target) -> Iterator[Spot]:
         yield model.spot("platform", f"no backend belongs to the platform {platform}", hint)
     else:
         message = "neither the config nor the name of a file says which backend serves the model"
-        yield model.spot("default_model_filename", message, 'Name the backend: backend: "...".')
+        folders = [name for name, folder in model.entries.items() if folder]
+        looked = f" The server looked for a file in {first_folder(folders)} only." if folders else ""
+        yield model.spot("default_model_filename", message, f'Name the backend: backend: "...".{looked}')
 
 
 @rule(

@@ -275,7 +275,7 @@ def python_file_has_the_class(model: Model, target: Target) -> Iterator[Spot]:
         except (OSError, ValueError):
             continue
         # An import of everything may bring it.
-        if b"TritonPythonModel" not in code and b"*" not in code:
+        if b"TritonPythonModel" not in code and not re.search(rb"import\s*\(?\s*\*", code):
             yield model.spot_at(path, "the class TritonPythonModel is missing", "Define it, with a method execute.")
 
 

@@ -133,8 +133,8 @@ def reshape_keeps_elements(model: Model, target: Target) -> Iterator[Spot]:
 
 
 def _same_elements(dims: tuple[int, ...], shape: tuple[int, ...]) -> bool:
-    elements = _elements(dims)
-    if elements != _elements(shape) and (shape or elements != 1):
+    elements, reshaped = _elements(dims), _elements(shape)
+    if elements != reshaped and (reshaped != 0 or elements != 1):
         return False
     return elements != _VARIABLE or _parts(dims) == _parts(shape)
 
@@ -455,11 +455,14 @@ def input_may_be_optional(model: Model, target: Target) -> Iterator[Spot]:
 def elements_can_be_counted(model: Model, target: Target) -> Iterator[Spot]:
     if target.release < "26.03":
         return
-    for tensor in model.config.all("input"):
-        dims = tensor.all("dims")
-        if min(dims, default=0) > 0 and prod(dims) >= 2**63:
-            message = f"the product of dims of {_called('input', tensor)} is too large"
-            yield model.spot("dims", message, "Write -1 for an axis of any length.", within=tensor)
+    for field, tensor in _tensors(model):
+        reshape = tensor.has("reshape")
+        counted = [(tensor, "dims")] if reshape or field == "input" else []
+        counted += [(tensor.get("reshape"), "shape")] if reshape else []
+        for message, name in counted:
+            if min(message.all(name), default=0) > 0 and prod(message.all(name)) >= 2**63:
+                text = f"the product of the {name} of {_called(field, tensor)} is too large"
+                yield model.spot(name, text, "Write -1 for an axis of any length.", within=message)
 
 
 @rule(
