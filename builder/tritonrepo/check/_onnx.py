@@ -167,6 +167,17 @@ class Completed:
         given = self.file.model.config.all("output")
         return self._tensors("output") if given else self._from_file(self.signature.outputs)
 
+    @cached_property
+    def pairs(self) -> tuple[tuple[str, Tensor, Message, Value], ...]:
+        """The inputs and outputs that the config states and the file has."""
+        return tuple(
+            (field, tensor, tensor.message, value)
+            for field, tensors in (("input", self.inputs), ("output", self.outputs))
+            for tensor in tensors
+            for value in (value_of(self.signature, field, tensor.name),)
+            if value is not None and tensor.message is not None
+        )
+
     def _tensors(self, field: str) -> tuple[Tensor, ...]:
         return tuple(tensor_of(message, field) for message in self.file.model.config.all(field))
 
@@ -192,7 +203,18 @@ def tensor_of(message: Message, field: str) -> Tensor:
     )
 
 
-def completed(model: Model, target: Target) -> Iterator[Completed]:
+def value_of(signature: Signature, field: str, name: str) -> Value | None:
+    """The graph's input or output of a name. Inputs with a value may be given from IR version 4 on."""
+    values = signature.outputs
+    if field == "input":
+        values = (*signature.inputs, *(signature.defaults if signature.ir_version >= 4 else ()))
+    return next((value for value in values if value.name == name), None)
+
+
+def completed(model: Model, target: Target) -> tuple[Completed, ...]:
     """The completed config, for each file that ONNX Runtime's backend serves."""
-    for file, signature in signatures(runtime_files(model, target)):
-        yield Completed(file, signature)
+    return model.once(_completed) if model.backend == "onnxruntime" and not target.only_core else ()
+
+
+def _completed(model: Model) -> tuple[Completed, ...]:
+    return tuple(Completed(file, signature) for file, signature in signatures(files(model)))

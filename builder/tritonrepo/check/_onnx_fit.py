@@ -14,23 +14,6 @@ CORRID = "CONTROL_SEQUENCE_CORRID"
 _KINDS = ("CONTROL_SEQUENCE_START", "CONTROL_SEQUENCE_END", "CONTROL_SEQUENCE_READY", CORRID)
 
 
-def value_of(signature: Signature, field: str, name: str) -> Value | None:
-    """The graph's input or output of a name. Inputs with a value may be given from IR version 4 on."""
-    values = signature.outputs
-    if field == "input":
-        values = (*signature.inputs, *(signature.defaults if signature.ir_version >= 4 else ()))
-    return next((value for value in values if value.name == name), None)
-
-
-def pairs(each: Completed) -> Iterator[tuple[str, Tensor, Message, Value]]:
-    """The inputs and outputs that the config states and the file has."""
-    for field, tensors in (("input", each.inputs), ("output", each.outputs)):
-        for tensor in tensors:
-            value = value_of(each.signature, field, tensor.name)
-            if value is not None and tensor.message is not None:
-                yield field, tensor, tensor.message, value
-
-
 def shown(value: Value) -> str:
     """A shape for people: names of axes as the file has them."""
     return "[" + ", ".join("?" if dim is None else str(dim) for dim in value.shape or ()) + "]"

@@ -36,7 +36,7 @@ class Interface:
 
 def interface(model: Model, target: Target) -> Interface | None:
     """The model's tensors; None where they cannot be known, as its backend or its own code completes the config."""
-    each = next(completed(model, target), None)
+    each = next(iter(completed(model, target)), None)
     if each is not None and each.completes:
         return Interface(each.max_batch_size, *(tuple(map(_port, tensors)) for tensors in (each.inputs, each.outputs)))
     inputs, outputs = ports(model.config, "input"), ports(model.config, "output")

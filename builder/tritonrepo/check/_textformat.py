@@ -174,9 +174,10 @@ class Message:
         Raises:
             KeyError: no release has such a field.
         """
-        if name in self._values and not self.type.fields[name].repeated:
-            return self._values[name]
-        return self.all(name) if self._field(name).repeated else self.default(name)
+        value = self._values.get(name)
+        if value is None:
+            return self.default(name)
+        return tuple(value) if type(value) is list else value
 
     def default(self, name: str) -> Any:
         """What a field has that is not written: see `get`."""
@@ -189,9 +190,12 @@ class Message:
 
     def all(self, name: str) -> tuple[Any, ...]:
         """The values of a repeated field; of a map, its entries, each a message with ``key`` and ``value``."""
+        values = self._values.get(name)
+        if type(values) is list:
+            return tuple(values)
         if not self._field(name).repeated:
             raise ValueError(f"{name} of {self.kind} is not repeated")
-        return tuple(self._values.get(name, ()))
+        return ()
 
     def map(self, name: str) -> dict[Any, Any]:
         """A map field; of entries with the same key the last holds."""

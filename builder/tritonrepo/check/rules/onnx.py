@@ -18,6 +18,7 @@ from tritonrepo.check._onnx import (
     scripts,
     signatures,
     tensor_of,
+    value_of,
 )
 from tritonrepo.check._onnx_fit import (
     CORRID,
@@ -26,9 +27,7 @@ from tritonrepo.check._onnx_fit import (
     misfit,
     narrowed,
     no_batch,
-    pairs,
     shown,
-    value_of,
 )
 from tritonrepo.check._sidecar import verdict
 from tritonrepo.check._signature import Value
@@ -190,7 +189,7 @@ def batches_have_an_axis(model: Model, target: Target) -> Iterator[Spot]:
                 if (value.shape is not None or field == "input") and (value.dims or (0,))[0] != -1
             ]
         else:
-            fixed = [(field, value) for field, _, _, value in pairs(each) if value.dims and value.dims[0] != -1]
+            fixed = [(field, value) for field, _, _, value in each.pairs if value.dims and value.dims[0] != -1]
         for field, value in fixed:
             yield model.spot(
                 "max_batch_size",
@@ -264,7 +263,7 @@ def names_are_in_the_file(model: Model, target: Target) -> Iterator[Spot]:
 )
 def types_are_those_of_the_file(model: Model, target: Target) -> Iterator[Spot]:
     for each in completed(model, target):
-        for field, tensor, message, value in pairs(each):
+        for field, tensor, message, value in each.pairs:
             if value.kind != "tensor":
                 continue
             data_type = value.data_type if value.data_type in _TYPES else None
@@ -298,7 +297,7 @@ def types_are_those_of_the_file(model: Model, target: Target) -> Iterator[Spot]:
 )
 def input_dims_fit(model: Model, target: Target) -> Iterator[Spot]:
     for each in completed(model, target):
-        for field, tensor, message, value in pairs(each):
+        for field, tensor, message, value in each.pairs:
             if field == "input" and not tensor.ragged:
                 # The graph's inputs have the shapes of the file; without one they count as scalars.
                 why = misfit(tensor.dims, value.dims or (), each.max_batch_size)
@@ -318,7 +317,7 @@ def input_dims_fit(model: Model, target: Target) -> Iterator[Spot]:
 def output_dims_are_equal(model: Model, target: Target) -> Iterator[Spot]:
     for each in completed(model, target):
         scattered = {name for batch in model.config.all("batch_output") for name in batch.all("target_name")}
-        for field, tensor, message, value in pairs(each):
+        for field, tensor, message, value in each.pairs:
             if field == "output" and value.shape is not None and tensor.name not in scattered:
                 why = misfit(tensor.dims, value.dims or (), each.max_batch_size)
                 if not why and narrowed(each, tensor, value, surely=True):
@@ -340,7 +339,7 @@ def output_dims_are_equal(model: Model, target: Target) -> Iterator[Spot]:
 def output_dims_may_be_inferred(model: Model, target: Target) -> Iterator[Spot]:
     for each in completed(model, target):
         scattered = {name for batch in model.config.all("batch_output") for name in batch.all("target_name")}
-        for field, tensor, message, value in pairs(each):
+        for field, tensor, message, value in each.pairs:
             if field != "output" or value.shape is None or tensor.name in scattered:
                 continue
             fits = not misfit(tensor.dims, value.dims or (), each.max_batch_size)
@@ -374,7 +373,7 @@ def _dims_spot(model: Model, each: Completed, tensor: Tensor, message: Message, 
 )
 def special_inputs_fit(model: Model, target: Target) -> Iterator[Spot]:
     for each in completed(model, target):
-        for field, tensor, message, value in pairs(each):
+        for field, tensor, message, value in each.pairs:
             if field != "input":
                 continue
             if tensor.optional and each.max_batch_size != 0:
@@ -631,7 +630,7 @@ def states_are_in_the_file(model: Model, target: Target) -> Iterator[Spot]:
 )  # fmt: skip
 def inputs_are_as_open(model: Model, target: Target) -> Iterator[Spot]:
     for each in completed(model, target):
-        for field, tensor, message, value in pairs(each):
+        for field, tensor, message, value in each.pairs:
             fits = field == "input" and not misfit(tensor.dims, value.dims or (), each.max_batch_size)
             if fits and narrowed(each, tensor, value, surely=False):
                 yield model.spot(
