@@ -34,7 +34,8 @@ def path_in_model(*parts: str) -> str:
 def is_folder(model: Model, folder: str, name: str) -> bool | None:
     """Whether a name in a folder (``""``: the model's own) is a folder's; None where nothing is there."""
     if name in {"", ".", ".."} or "/" in name or "\0" in name:
-        return model.files.is_folder(path_in_model(folder, name))
+        found = model.files.is_folder(path_in_model(folder, name))
+        return None if found is False and name.endswith("/") else found
     return (_contents(model, folder) if folder else model.entries).get(name)
 
 
