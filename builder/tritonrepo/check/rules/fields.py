@@ -281,33 +281,6 @@ def batch_strategy_exists(model: Model, target: Target) -> Iterator[Spot]:
 
 
 @rule(
-    "TR118",
-    "reject",
-    "libraries in a model's directory are libraries",
-    "batchstrategy.so in the directory of the model or of a version decides what goes into a batch; libtriton_NAME.so "
-    "there takes the place of the server's backend. The server refuses a model when such a file is no shared library.",
-    wrong={**example(TENSORS), "m/batchstrategy.so": "to do"},
-    right=example(TENSORS),
-)
-def libraries_can_be_loaded(model: Model, target: Target) -> Iterator[Spot]:
-    names = [] if model.config.has("sequence_batching") else ["batchstrategy.so"]
-    names += [f"libtriton_{model.backend}.so"] if model.backend else []
-    for folder in ("", *map(str, model.served)):
-        for name in names:
-            path = f"{folder}/{name}".lstrip("/")
-            if exists(model, folder, name) and not _is_library(model.files.open_path(path)):
-                yield model.spot_at(path, "this is no shared library", "Take it out of the model's directory.")
-
-
-def _is_library(path: Path | str | None) -> bool:
-    try:
-        with open(path or "", "rb") as file:  # noqa: PTH123
-            return file.read(4) == b"\x7fELF"
-    except (OSError, ValueError):
-        return False
-
-
-@rule(
     "TR113",
     "reject",
     "FORCE_CPU_ONLY_INPUT_TENSORS is yes or no",
@@ -436,3 +409,30 @@ def backend_can_be_decoupled(model: Model, target: Target) -> Iterator[Spot]:
 
 
 _ANSWER_ONCE = frozenset({"onnxruntime", "openvino", "pytorch", "tensorflow", "tensorrt"})
+
+
+@rule(
+    "TR118",
+    "reject",
+    "libraries in a model's directory are libraries",
+    "batchstrategy.so in the directory of the model or of a version decides what goes into a batch; libtriton_NAME.so "
+    "there takes the place of the server's backend. The server refuses a model when such a file is no shared library.",
+    wrong={**example(TENSORS), "m/batchstrategy.so": "to do"},
+    right=example(TENSORS),
+)
+def libraries_can_be_loaded(model: Model, target: Target) -> Iterator[Spot]:
+    names = [] if model.config.has("sequence_batching") else ["batchstrategy.so"]
+    names += [f"libtriton_{model.backend}.so"] if model.backend else []
+    for folder in ("", *map(str, model.served)):
+        for name in names:
+            path = f"{folder}/{name}".lstrip("/")
+            if exists(model, folder, name) and not _is_library(model.files.open_path(path)):
+                yield model.spot_at(path, "this is no shared library", "Take it out of the model's directory.")
+
+
+def _is_library(path: Path | str | None) -> bool:
+    try:
+        with open(path or "", "rb") as file:  # noqa: PTH123
+            return file.read(4) == b"\x7fELF"
+    except (OSError, ValueError):
+        return False
