@@ -107,6 +107,8 @@ class Wire:
 
 def _varint(data: bytes, at: int) -> tuple[int, int]:
     """The number that begins at an offset, and the offset behind it."""
+    if at < len(data) and data[at] < 0x80:  # most are this short
+        return data[at], at + 1
     value = shift = 0
     while at < len(data) and shift < 70:
         byte = data[at]
