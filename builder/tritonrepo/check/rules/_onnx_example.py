@@ -6,7 +6,12 @@ Dims = tuple[int | str, ...]
 
 
 def onnx_file(
-    x: Dims = ("batch", 3), y: Dims = ("batch", 3), operator: str = "Relu", weights: str = "", sequence: bool = False
+    x: Dims = ("batch", 3),
+    y: Dims = ("batch", 3),
+    operator: str = "Relu",
+    weights: str = "",
+    sequence: bool = False,
+    opset: int = 17,
 ) -> bytes:
     """A model ``x`` -> ``y``, FP32, of one operator.
 
@@ -16,6 +21,7 @@ def onnx_file(
         operator: the node's.
         weights: a file that the model wants.
         sequence: whether ``y`` is a sequence.
+        opset: of the default domain.
     """
     node = _field(1, "x") + _field(2, "y") + _field(4, operator)
     graph = (
@@ -28,7 +34,7 @@ def onnx_file(
         entries = {"location": weights, "offset": "0", "length": "8"}
         outside = b"".join(_field(13, _field(1, key) + _field(2, text)) for key, text in entries.items())
         graph += _field(5, _field(1, 2) + _field(2, 1) + _field(8, "w") + outside + _field(14, 1))
-    return _field(1, 8) + _field(7, graph) + _field(8, _field(2, 17))
+    return _field(1, 8) + _field(7, graph) + _field(8, _field(2, opset))
 
 
 def _value(name: str, dims: Dims, kind: int) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -457,12 +458,12 @@ def maps_fit_the_model(model: Model, target: Target) -> Iterator[Spot]:
             ("output_map", step.outputs, part.outputs),
         ):
             kind = field[:-4]
-            known = [port.name for port in there]
+            known = Counter(port.name for port in there)
             for key in pairs:
                 if key not in known:
                     hint = f"It has: {', '.join(known) or 'none'}."
                     yield _at_map(model, step, field, key, f"{step.model} has no {kind} {key!r}", hint)
-                elif field == "output_map" and known.count(key) > 1:
+                elif field == "output_map" and known[key] > 1:
                     yield _at_map(model, step, field, key, f"{step.model} has two outputs {key!r}", "Rename one.")
         for port in part.inputs:
             if not port.optional and port.name not in step.inputs:
@@ -670,6 +671,8 @@ def inputs_are_not_written(model: Model, target: Target) -> Iterator[Spot]:
     right=_RIGHT,
 )
 def sizes_are_as_open_as_the_models(model: Model, target: Target) -> Iterator[Spot]:
+    if not is_ensemble(model):
+        return
     own = set(names(model, "input"))
     for meeting in _meetings(model, target):
         first, here = meeting.first, meeting.here

@@ -37,6 +37,7 @@ from tritonrepo.check.model import Model
 from tritonrepo.check.rule import Spot, Target, Tree, rule
 from tritonrepo.check.rules._help import nearest, path_in_model
 from tritonrepo.check.rules._onnx_example import Dims, onnx_file
+from tritonrepo.releases import RELEASES
 
 #: Types that ONNX Runtime's backend has.
 _TYPES = frozenset((
@@ -433,23 +434,24 @@ def controls_are_in_the_file(model: Model, target: Target) -> Iterator[Spot]:
     "reject",
     "parameters of ONNX Runtime can be read",
     "The counts of threads and `execution_mode` (0 or 1) are whole numbers, `enable_mem_arena` and "
-    "`enable_mem_pattern` are true, on, 1, false, off or 0.",
+    "`enable_mem_pattern` are true, on, 1, false, off or 0. A model.py of the python engine reads the counts of "
+    "threads.",
     wrong=_tree(_CONFIG + 'parameters { key: "intra_op_thread_count" value { string_value: "all" } }'),
     right=_tree(_CONFIG + 'parameters { key: "intra_op_thread_count" value { string_value: "4" } }'),
 )
 def parameters_can_be_read(model: Model, target: Target) -> Iterator[Spot]:
     for key, entry, value in _parameters(model, target):
-        if key in {"enable_mem_arena", "enable_mem_pattern"}:
-            if value.lower() not in {"true", "on", "1", "false", "off", "0"}:
-                yield model.spot("value", f"{key} is {value!r}", "Write true or false.", within=entry)
-            continue
-        number = _NUMBER.match(value)
-        if number is None:
-            yield model.spot("value", f"{key} is {value!r}, not a number", "Write a whole number.", within=entry)
-        elif key == "execution_mode" and int(number[1]) not in {0, 1} and abs(int(number[1])) < 2**31:
-            yield model.spot(
-                "value", f"execution_mode is {value}", "Write 0 for sequential, 1 for parallel.", within=entry
-            )
+        hint = "Write a whole number."
+        if key in _SWITCHES:
+            wrong, hint = value.lower() not in {"true", "on", "1", "false", "off", "0"}, "Write true or false."
+        elif model.backend == "python":
+            wrong = not re.fullmatch(r"\s*[+-]?[0-9]{1,9}\s*", value)
+        elif key == "execution_mode":
+            wrong, hint = _number(value) not in _MODES, "Write 0 for sequential, 1 for parallel."
+        else:
+            wrong = _number(value) is None
+        if wrong:
+            yield model.spot("value", f"{key} is {value!r}", hint, within=entry)
 
 
 @rule(
@@ -462,22 +464,34 @@ def parameters_can_be_read(model: Model, target: Target) -> Iterator[Spot]:
 )
 def parameters_fit(model: Model, target: Target) -> Iterator[Spot]:
     for key, entry, value in _parameters(model, target):
-        number = _NUMBER.match(value) if key.endswith(("count", "mode")) else None
-        if number is not None and not -(2**31) <= int(number[1][:40]) < 2**31:
+        if key not in _SWITCHES and model.backend == "onnxruntime" and _number(value) == _BEYOND:
             yield model.spot("value", f"{key} is {value}", "Write the number of threads.", within=entry)
 
 
-# What std::stoi reads: the number at the beginning, whatever follows it.
-_NUMBER = re.compile(r"[ \t-\r]*([+-]?[0-9]+)")
+_COUNTS = frozenset({"intra_op_thread_count", "inter_op_thread_count"})
+_SWITCHES = frozenset({"enable_mem_arena", "enable_mem_pattern"})
+#: Stands for every number that is not one of 32 bits.
+_BEYOND = 2**31
+_MODES = frozenset({0, 1, _BEYOND})
+
+
+def _number(text: str) -> int | None:
+    """What std::stoi reads: the number at the beginning, whatever follows it."""
+    match = re.match(r"[ \t-\r]*([+-]?)0*([0-9]+)", text)
+    if match is None:
+        return None
+    number = int(match[1] + match[2][:12])
+    return number if -(2**31) <= number < 2**31 else _BEYOND
 
 
 def _parameters(model: Model, target: Target) -> Iterator[tuple[str, Message, str]]:
-    """The parameters that ONNX Runtime's backend reads."""
-    if target.only_core or model.backend != "onnxruntime":
+    """The parameters that ONNX Runtime's backend reads, or a model.py of the python engine."""
+    if model.backend == "python":
+        wanted = _COUNTS if model.config.all("parameters") and scripts(model) else frozenset()
+    elif model.backend == "onnxruntime" and not target.only_core:
+        wanted = _COUNTS | _SWITCHES | {"execution_mode"}
+    else:
         return
-    wanted = {
-        "intra_op_thread_count", "inter_op_thread_count", "execution_mode", "enable_mem_arena", "enable_mem_pattern"
-    }  # fmt: skip
     for entry in model.config.all("parameters"):
         if entry.get("key") in wanted:
             yield entry.get("key"), entry, entry.get("value").get("string_value")
@@ -706,3 +720,35 @@ def engine_tensors_agree(model: Model, target: Target) -> Iterator[Spot]:
                         "Write the dims of the graph, without the batch axis where the model batches.",
                         within=message,
                     )
+
+
+#: The newest IR version and opset that a version of ONNX Runtime loads; tried with each.
+_NEWEST = {
+    "1.19": (10, 21), "1.20": (10, 21), "1.21": (10, 22), "1.22": (10, 22), "1.23": (11, 23), "1.24": (13, 25),
+    "1.27": (13, 26), "1.28": (13, 26),
+}  # fmt: skip
+
+
+@rule(
+    "TR823",
+    "reject",
+    "an ONNX file is not newer than the server's ONNX Runtime",
+    "Each version of ONNX Runtime loads files up to an IR version and an opset. The release of the server decides which "
+    "version its ONNX Runtime backend has.",
+    wrong={**_tree(), "m/1/model.onnx": onnx_file(opset=25)},
+    right=_RIGHT,
+    target=Target(release="24.10"),
+)
+def files_are_not_too_new(model: Model, target: Target) -> Iterator[Spot]:
+    release = RELEASES.get(target.release)
+    version = release.onnxruntime if release is not None else None
+    newest = _NEWEST.get((version or "").rpartition(".")[0])
+    for file, signature in signatures(runtime_files(model, target)) if newest is not None else ():
+        opset = signature.opset.get("", 0)
+        for what, has, most in (("IR version", signature.ir_version, newest[0]), ("opset", opset, newest[1])):
+            if has > most:
+                yield model.spot_at(
+                    file.path,
+                    f"{what} {has}; ONNX Runtime {version} of release {target.release} loads up to {most}",
+                    f"Export the model with {what} {most} or older, or serve it with a newer release.",
+                )

@@ -173,7 +173,7 @@ def data_is_given(model: Model, target: Target) -> Iterator[Spot]:
     },
 )
 def files_hold_the_inputs(model: Model, target: Target) -> Iterator[Spot]:
-    declared = _declared(model)
+    declared = _declared(model) if model.config.has("model_warmup") else {}
     for each in _inputs(model):
         if each.source != "input_data_file" or -1 in each.dims:
             continue
