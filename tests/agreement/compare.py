@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from tritonrepo.check import Finding
 
 _CAPABILITY = "9.0"
+_FAULT = re.compile(r"\d+:\d+: ")
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,8 @@ class Outcome:
         reason: the server's words.
         findings: those that say that the server does not take it; a traceback counts as one.
         unsure: whether all of these say that it crashes or hangs, which it may do now and then only.
+        same_fault: for a text that the server cannot read, whether our parser's first error is the server's, words
+            and place.
     """
 
     case: Case
@@ -32,6 +36,7 @@ class Outcome:
     reason: str
     findings: tuple[str, ...]
     unsure: bool = False
+    same_fault: bool | None = None
 
     @property
     def disagrees(self) -> bool:
@@ -53,11 +58,12 @@ def compare(case: Case, judgement: Judgement | None, folder: Path) -> Outcome:
     except Exception as error:
         return Outcome(case, stage, reason, (f"{type(error).__name__}: {error}",))
     unsure = bool(findings) and not any(each.severity == "reject" for each in findings)
-    return Outcome(case, stage, reason, tuple(map(str, findings)), unsure)
+    fault = _same_fault(case, judgement) if judgement is not None and _FAULT.match(judgement.reason) else None
+    return Outcome(case, stage, reason, tuple(map(str, findings)), unsure, fault)
 
 
 def describe(outcome: Outcome) -> str:
-    """A disagreement, with everything that is needed to look into it."""
+    """A disagreement, or another parse error than the server's, with everything that is needed to look into it."""
     lines = [f"=== {outcome.case.id}", f"server: {outcome.stage} {outcome.reason}"]
     lines += [f"check:  {finding}" for finding in outcome.findings or ("finds nothing",)]
     for path, content in outcome.case.tree.items():
@@ -85,6 +91,14 @@ def _findings(case: Case, folder: Path) -> list[Finding]:
         return [each for each in check(repository, target) if each.severity in NOT_SERVED]
     finally:
         shutil.rmtree(repository)
+
+
+def _same_fault(case: Case, judgement: Judgement) -> bool:
+    from tritonrepo.check._schema import schema
+    from tritonrepo.check._textformat import parse
+
+    error = parse(case.tree[f"{judgement.model}/config.pbtxt"], schema(RELEASE)).error
+    return error is not None and judgement.reason == f"{error.line}:{error.column}: {error.message}"
 
 
 def _write(tree: Tree, repository: Path) -> None:

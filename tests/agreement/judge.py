@@ -49,7 +49,9 @@ Tree = Mapping[str, bytes]
 Stage = Literal["loaded", "poll", "load", "crash", "hang"]
 
 _HERE = Path(__file__).parent
-_VERSION = b"3"  # of this file, as far as judgements depend on it
+_VERSION = b"4"  # of this file, as far as judgements depend on it
+_FAULT = re.compile(r"Error parsing text-format inference\.ModelConfig: (?P<fault>\d+:\d+: .*)", re.DOTALL)
+_POLL_FAILED = re.compile(r"Poll failed for model directory '(?P<model>.*?)'")
 _PLAIN = re.compile(r"[A-Za-z0-9._-]+")
 # The Python backend starts a model in half a second to a second; one that hangs never ends, and does nothing.
 _LIMIT = 5.0
@@ -67,7 +69,8 @@ class Judgement:
     Attributes:
         stage: ``loaded``; or where it was refused: ``poll`` (reading and validating configs, told by the log only) or
             ``load``; or the server ended (``crash``) or did not answer in time (``hang``).
-        reason: the server's words; empty for what was loaded.
+        reason: the server's words; empty for what was loaded. Where it could not read the text, ``LINE:COLUMN: `` and
+            the first thing that its parser says.
         model: the model that was not loaded.
         seconds: how long it took.
     """
@@ -211,7 +214,11 @@ class Judge:
             raise
         if not error:
             return Judgement("loaded")
-        said = _serverlog.model_failures(self._log_since(mark))
+        log = self._log_since(mark)
+        fault = _first_faults(log).get(name)
+        if fault:
+            return Judgement("poll", fault, name)
+        said = _serverlog.model_failures(log)
         if "failed to poll from model repository" in error:
             reasons = [each.reason for each in said if each.model == name] or [each.reason for each in said]
             return Judgement("poll", reasons[-1] if reasons else error, name)
@@ -309,6 +316,22 @@ def judging() -> Iterator[Judge]:
         raise RuntimeError(reason)
     with Judge() as judge:
         yield judge
+
+
+def _first_faults(log: str) -> dict[str, str]:
+    """The first thing that the text parser said of each model's config; it may go on after an error."""
+    faults: dict[str, str] = {}
+    fault = ""
+    # Lines end where the server ends them: what it quotes may hold other line ends.
+    for line in log.split("\n"):
+        said = _FAULT.search(line)
+        failed = _POLL_FAILED.search(line)
+        if said and not fault:
+            fault = said["fault"]
+        elif failed and fault:
+            faults.setdefault(failed["model"], fault)
+            fault = ""
+    return faults
 
 
 def _ask_grpc(url: str, what: Literal["load", "unload"], name: str, limit: float) -> str:

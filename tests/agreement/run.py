@@ -42,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     outcomes = compare_all(cases, kept, sys.stderr)
     if reconsider(outcomes, kept, sys.stderr):
         outcomes = compare_all(cases, kept, sys.stderr)
-    report = "".join(describe(each) for each in outcomes if each.disagrees)
+    report = "".join(describe(each) for each in outcomes if each.disagrees or each.same_fault is False)
     if options.out:
         options.out.write_text(report, encoding="utf-8")
     sys.stdout.write(report)
@@ -136,20 +136,24 @@ def reconsider(outcomes: Sequence[Outcome], kept: Kept, progress: TextIO) -> boo
 
 
 def summary(outcomes: Sequence[Outcome], out: TextIO) -> None:
-    """A line for each suite: how many cases, what the server did, and how many disagree."""
-    print(
-        f"{'':10} {'cases':>7} {'accepted':>9} {'refused':>8} {'crash':>6} {'hang':>5} {'left out':>9} {'disagree':>9}",
-        file=out,
-    )
+    """A line for each suite: how many cases, what the server did, how many disagree; and how parse errors compare."""
+    columns = ("cases", "accepted", "refused", "crash", "hang", "left out", "disagree", "unreadable", "same error")
+    print(" ".join([f"{'':10}", *(f"{column:>10}" for column in columns)]), file=out)
     for suite in dict.fromkeys(each.case.id.split("/")[0] for each in outcomes):
         own = [each for each in outcomes if each.case.id.startswith(f"{suite}/")]
         stages = Counter(each.stage for each in own)
-        refused = stages["poll"] + stages["load"] + stages["refused"]
-        print(
-            f"{suite:10} {len(own):7} {stages['loaded']:9} {refused:8} {stages['crash']:6} {stages['hang']:5}"
-            f" {sum(bool(each.case.beyond) for each in own):9} {sum(each.disagrees for each in own):9}",
-            file=out,
+        numbers = (
+            len(own),
+            stages["loaded"],
+            stages["poll"] + stages["load"] + stages["refused"],
+            stages["crash"],
+            stages["hang"],
+            sum(bool(each.case.beyond) for each in own),
+            sum(each.disagrees for each in own),
+            sum(each.same_fault is not None for each in own),
+            sum(each.same_fault is True for each in own),
         )
+        print(" ".join([f"{suite:10}", *(f"{number:10}" for number in numbers)]), file=out)
 
 
 def statistics(cases: Sequence[Case], kept: Kept, out: TextIO, *, everything: bool = False) -> None:
