@@ -20,10 +20,11 @@ from tritonrepo.check._schema import schema
 from tritonrepo.check.command import parser
 from tritonrepo.check.report import FORMATS, Report, sarif, text
 from tritonrepo.check.rule import Edit, Severity
-from tritonrepo.check.rules import TOPICS
+from tritonrepo.check.rules import TOPICS, load_rules
 from tritonrepo.check.scope import gpus_of, models_of, release_of, rules_of
 from tritonrepo.errors import UsageError
 
+load_rules()
 ROOT = Path(__file__).parents[1]
 PYTHON = 'backend: "python"\n'
 CODE = "class TritonPythonModel:\n    def execute(self, requests):\n        return []\n"

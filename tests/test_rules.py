@@ -169,6 +169,8 @@ OF_BACKENDS = {"onnx", "tensorrt"}
 SOMETIMES_A_CRASH = {"TR508", "TR509", "TR510", "TR511", "TR608"}
 
 
+# The first of these has all examples judged, which takes minutes where no judgements are kept.
+@pytest.mark.timeout(3600)
 @pytest.mark.server
 @every_rule
 def test_the_server_agrees(rule: Rule, judgements: Mapping[str, Judgement]) -> None:
