@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 from array import array
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -32,6 +32,14 @@ TYPES: Mapping[int, str] = {
 }  # fmt: skip
 
 _KINDS: Mapping[int, str] = {1: "tensor", 4: "sequence", 5: "map", 7: "opaque", 8: "sparse tensor", 9: "optional"}
+
+#: How files begin that are often taken for ONNX files.
+_OTHERS = (
+    (b"version https://git-lfs", "it is a Git LFS pointer (run `git lfs pull`)"),
+    (b"PK\x03\x04", "it is a zip archive"),
+    (b"<", "it is a text or HTML page"),
+    (b"{", "it is a JSON file"),
+)
 
 _MOST_VALUES = 20_000
 _MOST_DIMS = 256
@@ -107,11 +115,11 @@ class Signature:
 
     @cached_property
     def last_nodes(self) -> Mapping[str, Node]:
-        """The last nodes of the graph, by the names of what they give."""
+        """The last nodes of the graph, by the names of what they give; as far as they can be read."""
         found: dict[str, Node] = {}
-        with closing(self._open()) as file:
+        spans = self._nodes[-2 * _LAST_NODES :]
+        with suppress(ModelError, OSError), closing(self._open()) as file:
             wire = Wire(file)
-            spans = self._nodes[-2 * _LAST_NODES :]
             for begin, end in zip(spans[::2], spans[1::2], strict=True):
                 node = _node(wire, (begin, end))
                 found.update(dict.fromkeys(node.outputs, node))
@@ -124,8 +132,9 @@ class Signature:
             node = self.last_nodes.get(name)
             constant = node is not None and node.operator == "Constant"
             return node.numbers.get("value", node.numbers.get("value_ints")) if node and constant else None
-        with closing(self._open()) as file:
+        with suppress(ModelError, OSError), closing(self._open()) as file:
             return _integers(Wire(file), span)
+        return None
 
 
 def read_signature(content: Path | bytes) -> Signature:
@@ -146,6 +155,10 @@ def read_signature(content: Path | bytes) -> Signature:
 
 
 def _model(wire: Wire, opened: Callable[[], BinaryIO]) -> Signature:
+    head = wire.bytes((0, min(32, wire.size))).lstrip()
+    for begin, what in _OTHERS:
+        if head.startswith(begin):
+            raise ModelError(what)
     graphs: list[Span] = []
     opset: dict[str, int] = {}
     ir_version = 0

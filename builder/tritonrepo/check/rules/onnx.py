@@ -733,8 +733,8 @@ _NEWEST = {
     "TR823",
     "reject",
     "an ONNX file is not newer than the server's ONNX Runtime",
-    "Each version of ONNX Runtime loads files up to an IR version and an opset. The release of the server decides which "
-    "version its ONNX Runtime backend has.",
+    "Each version of ONNX Runtime loads files up to an IR version and an opset. The release of the server decides "
+    "which version its ONNX Runtime backend has.",
     wrong={**_tree(), "m/1/model.onnx": onnx_file(opset=25)},
     right=_RIGHT,
     target=Target(release="24.10"),
@@ -743,7 +743,9 @@ def files_are_not_too_new(model: Model, target: Target) -> Iterator[Spot]:
     release = RELEASES.get(target.release)
     version = release.onnxruntime if release is not None else None
     newest = _NEWEST.get((version or "").rpartition(".")[0])
-    for file, signature in signatures(runtime_files(model, target)) if newest is not None else ():
+    if newest is None:
+        return
+    for file, signature in signatures(runtime_files(model, target)):
         opset = signature.opset.get("", 0)
         for what, has, most in (("IR version", signature.ir_version, newest[0]), ("opset", opset, newest[1])):
             if has > most:
