@@ -294,8 +294,9 @@ def _batch(model: Model, described: Plan) -> int:
 
 
 def _largest(model: Model, described: Plan) -> int:
-    """The largest batch of the profiles that instances select."""
-    return max((most(described, profile) for _, _, profile in selected(model, described)), default=0)
+    """The largest batch of the profiles that instances select, or of all where they select none that there is."""
+    chosen = [profile for _, _, profile in selected(model, described)] or described.profiles
+    return max((most(described, profile) for profile in chosen), default=0)
 
 
 @rule(
