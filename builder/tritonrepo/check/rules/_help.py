@@ -31,6 +31,11 @@ def path_in_model(*parts: str) -> str:
     return normpath("/".join(part.partition("\0")[0].strip("/") for part in parts if part))
 
 
+def data_path(folder: str, name: str) -> str:
+    """The path of a file of data in a folder of the model. It is not simplified: every folder in it must be there."""
+    return f"{folder}/{name.partition(chr(0))[0]}"
+
+
 def is_folder(model: Model, folder: str, name: str) -> bool | None:
     """Whether a name in a folder (``""``: the model's own) is a folder's; None where nothing is there."""
     if name in {"", ".", ".."} or "/" in name or "\0" in name:

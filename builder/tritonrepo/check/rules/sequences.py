@@ -9,7 +9,7 @@ from tritonrepo.check._textformat import Message
 from tritonrepo.check.edits import removed
 from tritonrepo.check.model import Model
 from tritonrepo.check.rule import Spot, Target, Tree, rule
-from tritonrepo.check.rules._help import path_in_model
+from tritonrepo.check.rules._help import data_path
 
 _CORRID = "CONTROL_SEQUENCE_CORRID"
 _BOOLEAN = ("CONTROL_SEQUENCE_START", "CONTROL_SEQUENCE_END", "CONTROL_SEQUENCE_READY")
@@ -342,7 +342,7 @@ def state_files_are_there(model: Model, target: Target) -> Iterator[Spot]:
     for state, initial in _states(model):
         if initial.one_of("state_data") != "data_file":
             continue
-        path = path_in_model("initial_state", initial.get("data_file"))
+        path = data_path("initial_state", initial.get("data_file"))
         data_type, dims = initial.get("data_type"), initial.all("dims")
         folder = model.files.is_folder(path)
         if folder is None:
@@ -367,7 +367,7 @@ def state_files_are_there(model: Model, target: Target) -> Iterator[Spot]:
 def initial_states_can_be_made(model: Model, target: Target) -> Iterator[Spot]:
     for _, initial in _states(model):
         source, dims = initial.one_of("state_data"), initial.all("dims")
-        if source == "data_file" and model.files.is_folder(path_in_model("initial_state", initial.get("data_file"))):
+        if source == "data_file" and model.files.is_folder(data_path("initial_state", initial.get("data_file"))):
             yield model.spot("data_file", "data_file is a folder", "Name a file in it.", within=initial)
         elif source == "zero_data" and -1 not in dims:
             needed = unsigned(size_of(initial.get("data_type"), dims))

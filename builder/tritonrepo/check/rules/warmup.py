@@ -10,7 +10,7 @@ from tritonrepo.check._sizes import TOO_LARGE, element_size, product, signed, un
 from tritonrepo.check._textformat import Message
 from tritonrepo.check.model import CONFIG, Model
 from tritonrepo.check.rule import Spot, Target, Tree, rule
-from tritonrepo.check.rules._help import path_in_model
+from tritonrepo.check.rules._help import data_path
 
 #: So many requests at once, or one after the other, are not answered while anybody waits.
 _MANY_AT_ONCE = 1_000_000
@@ -79,7 +79,7 @@ class _Input:
     @property
     def path(self) -> str:
         """The file that the data comes from, below the model's folder."""
-        return path_in_model("warmup", self.value.get("input_data_file"))
+        return data_path("warmup", self.value.get("input_data_file"))
 
     @property
     def size(self) -> int:
