@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -47,7 +48,7 @@ def startup(rounds: int) -> None:
             "tritonrepo --help": [*TRITONREPO, "--help"],
             "tritonrepo check (1 model)": [*TRITONREPO, "check", str(repository)],
         }
-        medians = alternate({name: lambda command=command: run(command) for name, command in commands.items()}, rounds)
+        medians = alternate({name: partial(run, command) for name, command in commands.items()}, rounds)
     for name, seconds in medians.items():
         print(f"startup: {name}: {seconds:.3f} s")
 
@@ -62,7 +63,7 @@ def noop(rounds: int) -> None:
         for spec in cases.values():
             run([*TRITONREPO, "build", str(spec)])
         commands = {name: [*TRITONREPO, "build", str(spec)] for name, spec in cases.items()}
-        medians = alternate({name: lambda command=command: run(command) for name, command in commands.items()}, rounds)
+        medians = alternate({name: partial(run, command) for name, command in commands.items()}, rounds)
     for name, seconds in medians.items():
         print(f"no-op build: {name}: {seconds:.3f} s")
     small, large = (medians[f"200 models of {size} KiB"] for size in (1, 1024))

@@ -162,6 +162,7 @@ NOT_JUDGED: Mapping[str, str] = {
     "TR115": "release 24.10 has no model_metrics",
     "TR218": "the TensorRT backend looks at this",
     "TR219": "new in 26.03",
+    "TR309": "the server takes all memory of the machine before it fails",
 }
 OF_BACKENDS = {"onnx", "tensorrt"}
 # The server refuses these with a word, or crashes as it takes down what it had begun: once in 5 to 30 times, and more

@@ -1,1 +1,1 @@
-"""Built-in templates of tritonrepo; this package holds no code. It has an __init__ so that editable installs find it."""
+"""Built-in templates of tritonrepo. No code: the __init__ is there so that editable installs find the package."""
