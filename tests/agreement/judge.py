@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import json
 import os
 import re
 import select
@@ -52,12 +53,15 @@ _HERE = Path(__file__).parent
 _VERSION = b"4"  # of this file, as far as judgements depend on it
 _FAULT = re.compile(r"Error parsing text-format inference\.ModelConfig: (?P<fault>\d+:\d+: .*)", re.DOTALL)
 _POLL_FAILED = re.compile(r"Poll failed for model directory '(?P<model>.*?)'")
+# Said of models that are still being unloaded, of the case before.
+_TRANSIENT = "is not at ready state"
 _PLAIN = re.compile(r"[A-Za-z0-9._-]+")
 # The Python backend starts a model in half a second to a second; one that hangs never ends, and does nothing.
 _LIMIT = 5.0
 _IDLE = 0.05  # seconds of processor time, in one second
 _PATIENCE = 60  # seconds, where the server is busy
 _SUSPECTS = 4
+_LOADED = ("READY", "LOADING", "UNLOADING")
 # KiB of address space. Some configs ask for more memory than any machine has; they must not take this one's.
 _MEMORY = 12 << 20
 
@@ -149,7 +153,7 @@ class Judge:
         results: list[Judgement] = []
         for tree in trees:
             result = self._try(tree, gpus)
-            if result.crashed or result.hung:
+            if result.crashed or result.hung or _TRANSIENT in result.reason:
                 again = self.alone(tree, gpus=gpus)
                 if result.crashed and not again.crashed:
                     for index in range(max(0, len(results) - _SUSPECTS), len(results)):
@@ -225,10 +229,17 @@ class Judge:
         return Judgement("load", " ".join(error.replace(f"{self._repository}/", "").split()), name)
 
     def _unload(self, names: Sequence[str]) -> None:
-        for name in names:
-            # A server that ends here is noticed by the next case, which then looks for who was guilty.
-            with contextlib.suppress(OSError, http.client.HTTPException):
+        """Unload models, and wait until that is done where an ensemble could find them half unloaded."""
+        # A server that ends here is noticed by the next case, which then looks for who was guilty.
+        with contextlib.suppress(OSError, http.client.HTTPException):
+            for name in names:
                 self._ask("unload", name)
+            end = time.monotonic() + self._limit
+            while len(names) > 1 and time.monotonic() < end:
+                _, body = self._post("/v2/repository/index")
+                if not any(model.get("state") in _LOADED for model in json.loads(body)):
+                    break
+                time.sleep(0.001)
 
     def _ask(self, what: Literal["load", "unload"], name: str) -> str:
         """Load or unload a model; returns the server's error, or nothing."""
@@ -236,19 +247,23 @@ class Judge:
         # The HTTP server does not decode names.
         if not _PLAIN.fullmatch(name):
             return _ask_grpc(self._server.grpc_url, what, name, 4 * self._limit)
+        status, body = self._post(f"/v2/repository/models/{name}/{what}")
+        return "" if status == 200 else _error(body)
+
+    def _post(self, path: str) -> tuple[int, str]:
+        assert self._server is not None
         if self._connection is None:
             self._connection = http.client.HTTPConnection(self._server.http_url)
             self._connection.connect()
         try:
-            self._connection.request("POST", f"/v2/repository/models/{name}/{what}", b"{}")
+            self._connection.request("POST", path, b"{}")
             self._wait()
             reply = self._connection.getresponse()
-            body = reply.read().decode("utf-8", errors="replace")
+            return reply.status, reply.read().decode("utf-8", errors="replace")
         except BaseException:
             self._connection.close()
             self._connection = None
             raise
-        return "" if reply.status == 200 else _error(body)
 
     def _wait(self) -> None:
         """Wait for an answer; TimeoutError when there is none and the server does nothing to get there."""
@@ -419,8 +434,6 @@ def _source(name: str) -> Path:
 
 
 def _error(body: str) -> str:
-    import json
-
     try:
         return str(json.loads(body)["error"])
     except (ValueError, KeyError, TypeError):
