@@ -270,7 +270,7 @@ def _fits(each: _Input, declared: Message) -> bool:
     if len(dims) != len(wanted) or any(one not in {-1, other} for one, other in zip(wanted, dims, strict=True)):
         return False
     if each.data_type == "TYPE_STRING" or declared.get("is_non_linear_format_io"):
-        return True
+        return product(each.dims) >= 0
     size = element_size(each.data_type)
     return size > 0 and each.size >= 0 and each.size == signed(product(dims) * size)
 
