@@ -365,6 +365,7 @@ def test_names_of_axes_tell(tmp_path: Path) -> None:
         ("[ 4 ]", "[ 4, 1 ]", {"TR822"}),
         ("[ 4 ]", "[ -1 ]", {"TR822"}),
         ("[ 3 ]", "[ 2 ]", {"TR822"}),
+        ("[ 3 ]", "[ -1 ]", set()),
         ("max_batch_size: 4", "max_batch_size: 0", {"TR822"}),
         ("max_batch_size: 4", 'max_batch_size: 4 parameters { key: "intra_op_thread_count" value { } }', {"TR814"}),
     ],

@@ -89,9 +89,9 @@ def engine_misfit(tensor: Tensor, value: Value, field: str, batch: int) -> str:
     if batch > 0 and dims and dims[0] not in {-1, batch if batch == 1 else -1}:
         return f"its first axis is {dims[0]}, so there is none for the batch"
     if field == "output":
-        # What the file leaves open may well have one size only.
+        # What one leaves open and the other fixes is no contradiction.
         dims = tuple(
-            here if of_file == -1 else of_file
+            here if -1 in {of_file, here} else of_file
             for of_file, here in zip(dims, _full(tensor, batch, len(dims)), strict=True)
         )
     return misfit(tensor.dims, dims if batch <= 0 or not dims else (-1, *dims[1:]), batch)

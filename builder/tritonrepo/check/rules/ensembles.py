@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
 
+from tritonrepo.check._compose import at_map, compatible, meetings, mixed, parts, why_not
 from tritonrepo.check._graph import Step, complete_steps, cycles, decoupled_models, flow, is_ensemble, names, steps
-from tritonrepo.check._served import Interface, interface, refusal
+from tritonrepo.check._served import refusal
 from tritonrepo.check.edits import added, removed
 from tritonrepo.check.model import CONFIG, Model
 from tritonrepo.check.rule import Spot, Target, Tree, rule
@@ -172,7 +172,7 @@ def tensors_are_written_once(model: Model, target: Target) -> Iterator[Spot]:
     for step in complete_steps(model):
         for key, tensor in step.outputs.items():
             if tensor in writers:
-                yield _at_map(
+                yield at_map(
                     model,
                     step,
                     "output_map",
@@ -224,24 +224,10 @@ def outputs_are_written(model: Model, target: Target) -> Iterator[Spot]:
         if name in tensors.known and name not in tensors.ready:
             yield model.spot(
                 "name",
-                f"output {name!r} is never written: {_why_not(model, name)}",
+                f"output {name!r} is never written: {why_not(model, name)}",
                 "Each input of its step must be an input of the ensemble or an output of an earlier step.",
                 within=output,
             )
-
-
-def _why_not(model: Model, name: str) -> str:
-    """Which tensor is missing for one to be written."""
-    tensors = flow(model)
-    seen = {name}
-    while name in tensors.written:
-        missing = [each for each in tensors.written[name].inputs.values() if each not in tensors.ready]
-        fresh = next((each for each in missing if each not in seen), None)
-        if fresh is None:
-            return f"the steps around {name!r} wait for each other"
-        seen.add(fresh)
-        name = fresh
-    return f"nothing writes {name!r}"
 
 
 @rule(
@@ -264,12 +250,12 @@ def tensors_are_used(model: Model, target: Target) -> Iterator[Spot]:
                 if name in outputs:
                     continue
                 if field == "input_map" and name not in tensors.ready and name not in tensors.written:
-                    yield _at_map(
+                    yield at_map(
                         model, step, field, key, f"nothing writes tensor {name!r}", "Compare it with the output_maps."
                     )
                 elif field == "output_map" and (name not in tensors.ready or name not in tensors.used):
                     never = "is never written" if name not in tensors.ready else "is not used"
-                    yield _at_map(
+                    yield at_map(
                         model,
                         step,
                         field,
@@ -410,16 +396,6 @@ def versions_are_loaded(model: Model, target: Target) -> Iterator[Spot]:
             )
 
 
-def _parts(model: Model, target: Target) -> Iterator[tuple[Step, Interface]]:
-    """The steps whose model is there and whose tensors are known."""
-    for step in complete_steps(model):
-        part = model.repository.models.get(step.model)
-        if part is not None and part is not model and part.readable:
-            found = interface(part, target)
-            if found is not None:
-                yield step, found
-
-
 @rule(
     "TR716",
     "reject",
@@ -433,7 +409,7 @@ def batches_fit(model: Model, target: Target) -> Iterator[Spot]:
     if not is_ensemble(model):
         return
     batch = model.config.get("max_batch_size")
-    for step, part in _parts(model, target):
+    for step, part in parts(model, target):
         if 0 < part.max_batch_size < batch:
             yield model.spot(
                 "max_batch_size",
@@ -452,7 +428,7 @@ def batches_fit(model: Model, target: Target) -> Iterator[Spot]:
     right=_RIGHT,
 )
 def maps_fit_the_model(model: Model, target: Target) -> Iterator[Spot]:
-    for step, part in _parts(model, target):
+    for step, part in parts(model, target):
         for field, pairs, there in (
             ("input_map", step.inputs, part.inputs),
             ("output_map", step.outputs, part.outputs),
@@ -462,9 +438,9 @@ def maps_fit_the_model(model: Model, target: Target) -> Iterator[Spot]:
             for key in pairs:
                 if key not in known:
                     hint = f"It has: {', '.join(known) or 'none'}."
-                    yield _at_map(model, step, field, key, f"{step.model} has no {kind} {key!r}", hint)
+                    yield at_map(model, step, field, key, f"{step.model} has no {kind} {key!r}", hint)
                 elif field == "output_map" and known[key] > 1:
-                    yield _at_map(model, step, field, key, f"{step.model} has two outputs {key!r}", "Rename one.")
+                    yield at_map(model, step, field, key, f"{step.model} has two outputs {key!r}", "Rename one.")
         for port in part.inputs:
             if not port.optional and port.name not in step.inputs:
                 yield model.spot_in(
@@ -484,84 +460,12 @@ def maps_fit_the_model(model: Model, target: Target) -> Iterator[Spot]:
     right=_RIGHT,
 )
 def tensors_agree(model: Model, target: Target) -> Iterator[Spot]:
-    for meeting in _meetings(model, target):
+    for meeting in meetings(model, target):
         why = meeting.difference
         if why:
             yield meeting.spot(
                 model, f"is {why}", "Both must have the same type, and the same sizes where neither is -1."
             )
-
-
-@dataclass(frozen=True)
-class _Seen:
-    """A tensor as one of those who have it describes it."""
-
-    owner: str
-    data_type: str | int
-    dims: tuple[int, ...]
-    batched: bool
-
-    @property
-    def full(self) -> tuple[int, ...]:
-        return (-1, *self.dims) if self.batched else self.dims
-
-
-@dataclass(frozen=True)
-class _Meeting:
-    """A tensor of an ensemble and one of its places in a step."""
-
-    step: Step
-    field: str
-    key: str
-    tensor: str
-    first: _Seen
-    here: _Seen
-
-    @property
-    def difference(self) -> str:
-        one, other = self.first, self.here
-        if one.data_type != other.data_type:
-            return f"{one.data_type} in {one.owner} and {other.data_type} in {other.owner}"
-        if not _compatible(one.dims, other.dims) and not _compatible(one.full, other.full):
-            return f"{list(one.full)} in {one.owner} and {list(other.full)} in {other.owner}"
-        return ""
-
-    def spot(self, model: Model, message: str, hint: str) -> Spot:
-        return _at_map(model, self.step, self.field, self.key, f"tensor {self.tensor!r} {message}", hint)
-
-
-def _meetings(model: Model, target: Target) -> Iterator[_Meeting]:
-    """Where steps have tensors, with how those who had them before describe them; the first who does so counts."""
-    if not is_ensemble(model):
-        return
-    known = dict(_own(model))
-    for step, part in _parts(model, target):
-        for field, pairs, ports_ in (
-            ("input_map", step.inputs, part.inputs),
-            ("output_map", step.outputs, part.outputs),
-        ):
-            for port in ports_:
-                tensor = pairs.get(port.name)
-                if tensor is not None:
-                    here = _Seen(step.model, port.data_type, port.dims, part.max_batch_size > 0)
-                    yield _Meeting(step, field, port.name, tensor, known.setdefault(tensor, here), here)
-
-
-def _own(model: Model) -> Iterator[tuple[str, _Seen]]:
-    """The ensemble's own inputs and outputs; of those with one name the first counts."""
-    batched = model.config.get("max_batch_size") > 0
-    given: set[str] = set()
-    for field in ("input", "output"):
-        for tensor in model.config.all(field):
-            name = tensor.get("name")
-            if name not in given:
-                given.add(name)
-                dims = tensor.get("reshape").all("shape") if tensor.has("reshape") else tensor.all("dims")
-                yield name, _Seen(model.name, tensor.get("data_type"), dims, batched)
-
-
-def _compatible(one: tuple[int, ...], other: tuple[int, ...]) -> bool:
-    return len(one) == len(other) and all(a == b or -1 in {a, b} for a, b in zip(one, other, strict=True))
 
 
 @rule(
@@ -580,8 +484,8 @@ def _compatible(one: tuple[int, ...], other: tuple[int, ...]) -> bool:
 def decoupled_tensors_do_not_meet(model: Model, target: Target) -> Iterator[Spot]:
     if not is_ensemble(model) or not model.repository.once(decoupled_models):
         return
-    mixed, outputs = _mixed(model)
-    for step in mixed:
+    meeting_there, outputs = mixed(model)
+    for step in meeting_there:
         yield model.spot_in(
             step.message,
             f"step {step.index} ({step.model}) takes tensors of different decoupled models",
@@ -593,22 +497,6 @@ def decoupled_tensors_do_not_meet(model: Model, target: Target) -> Iterator[Spot
             "the outputs come from different decoupled models, or from one and from none",
             "Let all outputs come from the same decoupled model, or none of them from one.",
         )
-
-
-def _mixed(model: Model) -> tuple[tuple[Step, ...], bool]:
-    """The steps that take tensors of different decoupled steps, and whether the outputs are such."""
-    decoupled = model.repository.once(decoupled_models)
-    own = set(names(model, "input"))
-    sources = dict.fromkeys(own, -1)
-    mixed = []
-    for step in flow(model).order:
-        taken = {sources[tensor] for tensor in step.inputs.values()}
-        fresh = set(step.outputs.values()) - own
-        if len(taken) > 1 and fresh:
-            mixed.append(step)
-        source = step.index if step.model in decoupled else min(taken)
-        sources.update(dict.fromkeys(fresh, source))
-    return tuple(mixed), len({sources[name] for name in names(model, "output") if name in sources}) > 1
 
 
 @rule(
@@ -651,7 +539,7 @@ def inputs_are_not_written(model: Model, target: Target) -> Iterator[Spot]:
     for step in complete_steps(model):
         for key, tensor in step.outputs.items():
             if tensor in own:
-                yield _at_map(
+                yield at_map(
                     model,
                     step,
                     "output_map",
@@ -674,9 +562,9 @@ def sizes_are_as_open_as_the_models(model: Model, target: Target) -> Iterator[Sp
     if not is_ensemble(model):
         return
     own = set(names(model, "input"))
-    for meeting in _meetings(model, target):
+    for meeting in meetings(model, target):
         first, here = meeting.first, meeting.here
-        if meeting.field == "input_map" and meeting.tensor in own and _compatible(first.dims, here.dims):
+        if meeting.field == "input_map" and meeting.tensor in own and compatible(first.dims, here.dims):
             fixed = [size for open_, size in zip(first.dims, here.dims, strict=True) if open_ == -1 != size]
             if fixed:
                 yield meeting.spot(
@@ -698,19 +586,13 @@ def sizes_are_as_open_as_the_models(model: Model, target: Target) -> Iterator[Sp
 def batches_pass_models_without(model: Model, target: Target) -> Iterator[Spot]:
     if not is_ensemble(model) or model.config.get("max_batch_size") < 2:
         return
-    for meeting in _meetings(model, target):
+    for meeting in meetings(model, target):
         first, here = meeting.first, meeting.here
         if meeting.field != "input_map" or here.batched or not first.batched or meeting.difference:
             continue
-        if not _compatible(first.full, here.dims):
+        if not compatible(first.full, here.dims):
             yield meeting.spot(
                 model,
                 f"comes in batches, but {here.owner} takes one {list(here.dims)} at a time",
                 f"Let {here.owner} batch, or set max_batch_size of the ensemble to 0.",
             )
-
-
-def _at_map(model: Model, step: Step, field: str, key: str, message: str, hint: str) -> Spot:
-    """A spot at one entry of a step's map."""
-    line, column = step.message.map_at(field, key)
-    return Spot(model.path / CONFIG, line, column, message, hint)
