@@ -23,6 +23,7 @@ from .case import Case
 from .compare import Outcome, compare, describe
 from .judge import judging, missing
 from .kept import Kept
+from .recorded import record
 
 SUITES = ("qa", "ours", "mutants")
 _BATCH = 50
@@ -32,10 +33,14 @@ _ATTEMPTS = 20
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code."""
     options = _parser().parse_args(arguments)
-    cases = list(select(options.cases.split(","), options.count, options.seed, options.only))
+    suites = ("qa", "ours") if options.record else options.cases.split(",")
+    cases = list(select(suites, options.count, options.seed, options.only))
     kept = Kept()
     if not judge(cases, kept, sys.stderr):
         return 2
+    if options.record:
+        record(cases, kept)
+        return 0
     if options.judge_only:
         statistics(cases, kept, sys.stdout, everything=options.all)
         return 0
@@ -187,6 +192,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seed", type=int, default=1, help="of the mutants (default: 1)")
     parser.add_argument("--only", default="", metavar="REGEX", help="only cases whose id it matches")
     parser.add_argument("--out", type=Path, help="write the disagreements to this file too")
+    parser.add_argument("--record", action="store_true", help="write judgements.txt anew from qa and ours; no check")
     parser.add_argument("--judge-only", action="store_true", help="have the server judge; do not run check")
     parser.add_argument("--all", action="store_true", help="with --judge-only: print every judgement")
     return parser
