@@ -27,7 +27,8 @@ def main() -> None:
     random = np.random.default_rng(0)
     for model in spec.models:
         signature = introspect(model.onnx)
-        chosen = plan(model, signature, Prepared(model.onnx, (), ()), _tensorrt.availability(), guess=lambda axes: {})
+        prepared, tensorrt = Prepared(model.onnx, (), ()), _tensorrt.availability()
+        chosen = plan(model, signature, prepared, tensorrt, guess=lambda axes: {}, output_shapes=dict)
         content = model.onnx.read_bytes()
         plain = ort.SessionOptions()
         plain.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL

@@ -197,6 +197,23 @@ def test_a_pass_that_changes_the_answers_is_caught(tmp_path: Path, monkeypatch: 
             world.build()
 
 
+def test_the_onnx_runtime_backend_gets_the_shapes_that_onnx_runtime_infers(tmp_path: Path) -> None:
+    """Its backend compares each output's dims with these, -1 included, and refuses the model when they differ."""
+    world = World(tmp_path)
+    model = onnx.load(graphs.mlp(tmp_path))
+    model.graph.output[0].type.tensor_type.shape.dim[1].dim_param = "open"
+    onnx.save(model, tmp_path / "open.onnx")
+    world.onnx = tmp_path / "open.onnx"
+    configs = []
+    for engine in ("python", "onnxruntime"):
+        world.settings = {"engine": engine}
+        config = world.build()[0].staged.model_files["config.pbtxt"]
+        assert isinstance(config, bytes)
+        configs.append(config.decode().partition("output {")[2].partition("}")[0])
+    assert "dims: [ -1 ]" in configs[0]
+    assert "dims: [ 3 ]" in configs[1]
+
+
 def test_the_verdict_says_how_the_model_was_made_without_times_or_places(world: World) -> None:
     built, _ = world.build()
     text = repr(built.staged.verdict)

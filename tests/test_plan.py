@@ -27,7 +27,15 @@ def planned(path: Path, *, guess: Any = no_guess, rows_mix: str | None = None, *
     spec = ModelSpec.model_validate({"name": "m", "onnx": path, **settings})
     signature = introspect(path)
     prepared = Prepared(path, signature.external_data, ())
-    return plan(spec, signature, prepared, NO_TENSORRT, guess=guess, rows_mix=rows_mix)
+    return plan(
+        spec,
+        signature,
+        prepared,
+        NO_TENSORRT,
+        guess=guess,
+        output_shapes=lambda: {"y": ("batch", 3)},
+        rows_mix=rows_mix,
+    )
 
 
 def test_auto_falls_to_python_and_says_why(tmp_path: Path) -> None:
@@ -134,3 +142,8 @@ def test_scalars_without_batching_are_for_the_python_engine(tmp_path: Path) -> N
     assert planned(path, guess=guess).max_batch_size == 0
     with pytest.raises(ModelError, match="y is a scalar, which engine onnxruntime cannot serve"):
         planned(path, guess=guess, engine="onnxruntime")
+
+
+def test_output_shapes_are_asked_for_the_onnx_runtime_backend_only(tmp_path: Path) -> None:
+    assert planned(graphs.mlp(tmp_path)).output_shapes == {}
+    assert planned(graphs.mlp(tmp_path), engine="onnxruntime").output_shapes == {"y": ("batch", 3)}

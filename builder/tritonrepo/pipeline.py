@@ -172,6 +172,7 @@ def _plan_and_verify(
                 prepared,
                 tensorrt,
                 guess=lambda axes: verification.find_sizes(signature, axes),
+                output_shapes=lambda: verification.output_shapes(prepared),
                 rows_mix=rows_mix,  # noqa: B023 - called before the loop goes on
             ),
         )

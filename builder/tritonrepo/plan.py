@@ -7,13 +7,13 @@ batcher can form has a profile.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 from tritonrepo._tensorrt import Availability
 from tritonrepo.errors import EngineError, ModelError
-from tritonrepo.introspect import Signature, Tensor
+from tritonrepo.introspect import Dim, Signature, Tensor
 from tritonrepo.prepare import Prepared
 from tritonrepo.spec import AxisRange, ModelSpec, TensorRange
 
@@ -48,6 +48,9 @@ class Plan:
     """Files of the version directory that are copied: path below it -> source."""
     notes: tuple[str, ...] = ()
     """What the user should know: guesses that were taken, for instance."""
+    output_shapes: Mapping[str, tuple[Dim, ...]] = field(default_factory=dict)
+    """Shapes of outputs as ONNX Runtime infers them, for its backend, which compares the config with these and not
+    with what the file says; whole shapes, batch axis included. Empty for other engines."""
 
 
 #: Finds sizes at which the model runs for axes that have no range: axis keys -> sizes, or None where nothing worked.
@@ -61,6 +64,7 @@ def plan(
     tensorrt: Availability,
     *,
     guess: Guess,
+    output_shapes: Callable[[], Mapping[str, tuple[Dim, ...]]],
     rows_mix: str | None = None,
 ) -> Plan:
     """Decide what will be served.
@@ -72,6 +76,7 @@ def plan(
         tensorrt: whether plans can be built here.
         guess: asked for the sizes of axes that the spec gives no range for; never asked for tensorrt, whose plans hold
             for their ranges only.
+        output_shapes: asked for the outputs' shapes as ONNX Runtime infers them; only for its backend.
         rows_mix: why the model must not batch although its axes would allow it, as verification found.
 
     Raises:
@@ -101,6 +106,7 @@ def plan(
         batch_reason=batch_reason,
         profiles=(_profile(spec, signature, batch, guesses),),
         files=_files(prepared),
+        output_shapes=output_shapes() if engine == "onnxruntime" else {},
         notes=tuple(f"{key} has no range in the spec: verified at {size} only" for key, size in guesses.items()),
     )
 

@@ -10,7 +10,7 @@ import ast
 import difflib
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain, count
 from pathlib import Path
 
@@ -80,13 +80,14 @@ def model_config(spec: ModelSpec, signature: Signature, plan: Plan) -> ModelConf
         SpecError: ``spec.config`` does not fit Triton's schema.
     """
     labels = _labels(spec, signature)
+    outputs = [replace(each, shape=plan.output_shapes.get(each.name, each.shape)) for each in signature.outputs]
     derived: dict[str, object] = {
         "name": plan.name,
         **_backend(plan),
         "version_policy": _version_policy(spec.versions),
         "max_batch_size": plan.max_batch_size,
         "input": [_tensor(tensor, signature, plan) for tensor in signature.inputs],
-        "output": [{**_tensor(tensor, signature, plan), **labels.get(tensor.name, {})} for tensor in signature.outputs],
+        "output": [{**_tensor(tensor, signature, plan), **labels.get(tensor.name, {})} for tensor in outputs],
         "instance_group": [_instance_group(group, plan) for group in spec.instances],
         "model_warmup": _warmups(spec, signature, plan),
     }

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from tritonrepo.compare import FLOATS, OutputError, compare
 from tritonrepo.errors import ModelError, VerificationError
-from tritonrepo.introspect import Signature, Tensor
+from tritonrepo.introspect import Dim, Signature, Tensor
 from tritonrepo.plan import Plan, Shape, axis_key
 from tritonrepo.prepare import Prepared
 from tritonrepo.spec import ModelSpec, Verification
@@ -110,6 +110,11 @@ def find_sizes(signature: Signature, axes: tuple[str, ...], seed: int = 0) -> di
     return None
 
 
+def output_shapes(prepared: Prepared) -> dict[str, tuple[Dim, ...]]:
+    """Shapes of the outputs as ONNX Runtime infers them, which may know more than the file says."""
+    return Session(prepared.path, optimize=True).output_shapes
+
+
 class Session:
     """An ONNX Runtime session on the CPU. ``optimize=False`` runs the graph as it was written."""
 
@@ -132,7 +137,9 @@ class Session:
                 where=path,
                 hint="An operator or type that is not implemented must be replaced before export.",
             ) from None
-        self.outputs = tuple(output.name for output in self._session.get_outputs())
+        self.output_shapes: dict[str, tuple[Dim, ...]] = {
+            output.name: tuple(output.shape) for output in self._session.get_outputs()
+        }
 
     def run(self, inputs: Arrays) -> dict[str, np.ndarray[Any, Any]]:
         """All outputs by name."""
@@ -147,7 +154,7 @@ class Session:
                 where=self.path,
                 hint="Narrow the ranges under `shapes:` to what the model accepts, or give verification.samples.",
             ) from None
-        return {name: np.asarray(value) for name, value in zip(self.outputs, values, strict=True)}
+        return {name: np.asarray(value) for name, value in zip(self.output_shapes, values, strict=True)}
 
 
 def _not_one_row(rows: Sequence[Arrays], signature: Signature) -> str | None:
