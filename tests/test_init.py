@@ -114,7 +114,8 @@ def test_what_is_written_can_be_planned(tmp_path: Path) -> None:
     _, spec = written(tmp_path, *(make(tmp_path) for make in makers))
     for model in spec.models:
         prepared = Prepared(model.onnx, (), ())
-        (profile,) = plan(model, introspect(model.onnx), prepared, NO_TENSORRT, output_shapes=dict, guess=no_guess).profiles
+        signature = introspect(model.onnx)
+        (profile,) = plan(model, signature, prepared, NO_TENSORRT, guess=no_guess, output_shapes=dict).profiles
         assert all(size > 0 for shape in profile.max.values() for size in shape)
 
 
