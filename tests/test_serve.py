@@ -412,8 +412,9 @@ def test_a_server_whose_keeper_is_killed_ends_and_stop_cleans_up(tmp_path: Path,
     processes, regions = session(server.pid), shared_memory(server.pid)
     parent = int(Path(f"/proc/{server.pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()[1])
     os.kill(parent, signal.SIGKILL)
-    wait_until(lambda: not any(map(alive, processes)), 90)
+    wait_until(lambda: server.pid is not None and not alive(server.pid))
     server.stop()
+    wait_until(lambda: not any(map(alive, processes)))
     assert not any(region.exists() for region in regions)
 
 

@@ -225,7 +225,10 @@ class EmbeddedServer:
         finally:
             # Where it has not ended, the kernel ends the server with it.
             keeper.kill()
-            keeper.wait()
+            if keeper.wait() < 0 and self.pid is not None:
+                # Nobody has ended the Python backend's processes; one may wait for ever for a lock of the dead server.
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(self.pid, signal.SIGKILL)
             stdout.close()
             _keeper.remove_shared_memory(self._prefix)
 
