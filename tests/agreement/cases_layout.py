@@ -160,6 +160,9 @@ _FILES: Mapping[str, Tree] = {
     "file/batch_strategy": model(
         "m", f"{_ONNX}max_batch_size: 4 dynamic_batching {{}}", "1/model.onnx", "1/batchstrategy.so"
     ),
+    "file/runtime_is_model": model("m", f'{_ONNX}runtime: "model.onnx"', "1/model.onnx"),
+    "file/runtime_is_empty": model("m", f'{_ANY}runtime: "own.so"', "1/") | {"m/own.so": b""},
+    "file/runtime_is_folder": model("m", f'{_ANY}runtime: "1"', "1/"),
     "file/savedmodel_is_file": model("m", f'platform: "tensorflow_savedmodel"\n{_IO}', "1/model.savedmodel"),
     "file/graphdef_missing": model("m", f'platform: "tensorflow_graphdef"\n{_IO}', "1/"),
     "file/pytorch_missing": model("m", f'platform: "pytorch_libtorch"\n{_IO}', "1/"),

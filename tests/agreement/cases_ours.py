@@ -529,6 +529,7 @@ def _policies() -> Iterator[Case]:
         specific_empty                  | specific {}
         specific_missing                | specific { versions: 2 }
         specific_one_missing            | specific { versions: [ 1, 2 ] }
+        specific_missing_twice          | specific { versions: [ 1, 2, 2 ] }
         specific_same                   | specific { versions: [ 1, 1 ] }
         specific_0                      | specific { versions: 0 }
         specific_negative               | specific { versions: -1 }

@@ -11,7 +11,7 @@ from __future__ import annotations
 import random
 import re
 from bisect import bisect
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cache
 from hashlib import sha256
 
@@ -37,6 +37,10 @@ _TOKENS: tuple[str, ...] = (
 _CHARACTERS = "{}[]<>:,;\"'\\#-+.0189aefxuUnt_ \n\t\r\0\x7fü/"
 _LEX = re.compile(r"#[^\n]*|\"(?:\\.|[^\"\n\\])*\"|'(?:\\.|[^'\n\\])*'|[A-Za-z_]\w*|[\d.]+\w*|\s+|.", re.DOTALL)
 _FOLDERS = ("1", "2", "0", "00", "01", "-1", "+1", "1abc", "v1", "1.0", "99999999999999999999", " 1", "3")
+_ADDED = ("1/model.plan", "1/model.onnx", "x", ".hidden/a", "1/x/", "configs/a.pbtxt", "1/config.pbtxt", "2/")
+_MODELS = ("n", "m.identity", "m x", ".m", "one", "M")
+_MODEL_FILES = ("", "model.onnx", "model.py")
+_SIZES = (0, 1, 7, 8, 16, 47, 48, 49, 96, 1000)
 _CONFIG = "/config.pbtxt"
 _LARGEST = 5000  # bytes, of a case that is worth changing
 
@@ -56,20 +60,18 @@ def mutant(number: int, seed: int) -> Case:
 
 def _mutate(rng: random.Random) -> Tree:
     if rng.random() < _SHARE_OURS:
-        tree = dict(_ours().choose(rng))
+        tree = _ours().choose(rng)
     else:
-        tree = dict(rng.choice(PYTHON_BASES if rng.random() < _SHARE_PYTHON else BASES))
+        tree = rng.choice(PYTHON_BASES if rng.random() < _SHARE_PYTHON else BASES)
     configs = [path for path in tree if path.endswith(_CONFIG)]
     if rng.random() < _SHARE_FILES or not configs:
         return _change_files(rng, tree)
     path = rng.choice(configs)
-    if rng.random() < _SHARE_TEXT or not parses(tree[path]):
-        tree[path] = _change_text(rng, tree[path])
-        return tree
-    tree[path] = change(rng, tree[path], _donors())
-    if rng.random() < 0.1:
-        tree[path] = _change_text(rng, tree[path])
-    return tree
+    config = tree[path]
+    if rng.random() < _SHARE_TEXT or not parses(config):
+        return {**tree, path: _change_text(rng, config)}
+    config = change(rng, config, _donors())
+    return {**tree, path: _change_text(rng, config) if rng.random() < 0.1 else config}
 
 
 class _Ring:
@@ -144,31 +146,34 @@ def _change_characters(rng: random.Random, text: str) -> str:
     return text[:place] + new + text[end:]
 
 
-def _change_files(rng: random.Random, tree: dict[str, bytes]) -> Tree:
+def _change_files(rng: random.Random, tree: Tree) -> Tree:
     """Remove, rename or add a file or folder."""
-    path = rng.choice(sorted(tree))  # a tree is never empty
+    path = rng.choice(sorted(tree))
     model = path.split("/")[0]
-    what = rng.choice(
-        ("remove", "remove", "rename_version", "rename_model", "add_version", "add_file", "empty", "config")
-    )
-    if what == "remove":
-        del tree[path]
-    elif what == "rename_version":
-        old, new = f"{model}/1/", f"{model}/{rng.choice(_FOLDERS)}/"
-        return {each.replace(old, new, 1) if each.startswith(old) else each: content for each, content in tree.items()}
-    elif what == "rename_model":
-        new = rng.choice(("n", "m.identity", "m x", ".m", "one", "M"))
-        return {f"{new}/{each.split('/', 1)[1]}" if each.startswith(f"{model}/") else each: content
-                for each, content in tree.items()}  # fmt: skip
-    elif what == "add_version":
-        file = rng.choice(("", "model.onnx", "model.py"))
-        tree[f"{model}/{rng.choice(_FOLDERS)}/{file}"] = PLACEHOLDER if file else b""
-    elif what == "add_file":
-        tree[f"{model}/{rng.choice(('1/model.plan', '1/model.onnx', 'x', '.hidden/a', '1/x/', 'configs/a.pbtxt'))}"] = (
-            b""
-        )
-    elif what == "empty":
-        tree[f"{rng.choice(('n', '.cache'))}/"] = b""
-    else:
-        tree[f"{model}/config.pbtxt"] = b""
-    return tree
+    changes: Mapping[str, Callable[[], Tree]] = {
+        "remove": lambda: {each: content for each, content in tree.items() if each != path},
+        "resize": lambda: tree if path.endswith(("/", ".pbtxt")) else {**tree, path: b"\0" * rng.choice(_SIZES)},
+        "rename a version": lambda: _renamed(tree, f"{model}/1/", f"{model}/{rng.choice(_FOLDERS)}/"),
+        "rename a model": lambda: _renamed(tree, f"{model}/", f"{rng.choice(_MODELS)}/"),
+        "add a version": lambda: _with(tree, f"{model}/{rng.choice(_FOLDERS)}/{rng.choice(_MODEL_FILES)}"),
+        "add a file": lambda: _with(tree, f"{model}/{rng.choice(_ADDED)}"),
+        "add a model": lambda: _with(tree, f"{rng.choice(('n', '.cache'))}/"),
+        "empty the config": lambda: {**_with(tree, f"{model}/config.pbtxt"), f"{model}/config.pbtxt": b""},
+    }
+    return changes[rng.choice(list(changes))]()
+
+
+def _renamed(tree: Tree, old: str, new: str) -> Tree:
+    return {new + path.removeprefix(old) if path.startswith(old) else path: content for path, content in tree.items()}
+
+
+def _with(tree: Tree, path: str) -> Tree:
+    """The tree with another path, and without what cannot be beside it: a file has nothing below it."""
+    plain = path.rstrip("/")
+    above = {plain[:place] for place, letter in enumerate(plain) if letter == "/"}
+    kept = {
+        each: content
+        for each, content in tree.items()
+        if each not in above and (path.endswith("/") or not each.startswith(f"{plain}/"))
+    }
+    return {**kept, path: b"" if path.endswith("/") else PLACEHOLDER}
