@@ -416,13 +416,17 @@ _ANSWER_ONCE = frozenset({"onnxruntime", "openvino", "pytorch", "tensorflow", "t
     "reject",
     "libraries in a model's directory are libraries",
     "batchstrategy.so in the directory of the model or of a version decides what goes into a batch; libtriton_NAME.so "
-    "there takes the place of the server's backend. The server refuses a model when such a file is no shared library.",
+    "there takes the place of the server's backend, and so does a file that `runtime` names. The server refuses a "
+    "model when such a file is no shared library.",
     wrong={**example(TENSORS), "m/batchstrategy.so": "to do"},
     right=example(TENSORS),
 )
 def libraries_can_be_loaded(model: Model, target: Target) -> Iterator[Spot]:
     names = [] if model.config.has("sequence_batching") else ["batchstrategy.so"]
     names += [f"libtriton_{model.backend}.so"] if model.backend else []
+    runtime = model.config.get("runtime")
+    if runtime not in ("", "model.py", *names) and "/" not in runtime:
+        names.append(runtime)
     for folder in ("", *map(str, model.served)):
         for name in names:
             path = f"{folder}/{name}".lstrip("/")
