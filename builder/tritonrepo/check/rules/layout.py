@@ -397,3 +397,23 @@ def version_has_no_leading_zeros(model: Model, target: Target) -> Iterator[Spot]
     for name, folder in model.entries.items():
         if folder and name[0] == "0" and len(name) > 1 and name.isdigit():
             yield model.spot_at(name, f"the server ignores {name}", f"Rename it to {name.lstrip('0') or '0'}.")
+
+
+@rule(
+    "TR016",
+    "reject",
+    "no version that is missing is listed twice",
+    "The server passes over a listed version whose directory is not there, once. Listed again, it loads it and refuses "
+    "the model because nothing is there.",
+    wrong=example(f"version_policy {{ specific {{ versions: [ 1, 2, 2 ] }} }}{TENSORS}"),
+    right=example(f"version_policy {{ specific {{ versions: [ 1 ] }} }}{TENSORS}"),
+)
+def missing_versions_are_listed_once(model: Model, target: Target) -> Iterator[Spot]:
+    if not model.config.has("version_policy") or not model.served:
+        return
+    specific = model.config.get("version_policy").get("specific")
+    listed = specific.all("versions")
+    for index, number in enumerate(listed):
+        if number not in model.served and number in listed[:index]:
+            message = f"version {number} is listed again, and there is no directory for it"
+            yield model.spot("versions", message, "Take it from the list.", within=specific, index=index)
