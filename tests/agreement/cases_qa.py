@@ -9,15 +9,15 @@ original switches auto-complete off for some; here all are judged with the serve
 
 from __future__ import annotations
 
+import json
 import textwrap
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from .case import FILES, PYTHON, Case, Tree, ensemble, identity, model, part, platform, python, steps
+from .case import FILES, PLACEHOLDER, PYTHON, Case, Tree, ensemble, identity, model, part, platform, python, steps
 
 NOT_HERE = "needs the real {} backend: it completes the config from the model, or compares the two"
 _TENSORFLOW, _OPENVINO, _PYTORCH = (NOT_HERE.format(name) for name in ("TensorFlow", "OpenVINO", "PyTorch"))
-_TENSORRT = NOT_HERE.format("TensorRT") + "; told to `check` by a plan's sidecar, see the tests of those rules"
 _USER_CODE = "refused by what the model's own Python code completes, which `check` does not run"
 _COMMAND_LINE = "about the server's command line, not about a repository"
 
@@ -30,6 +30,7 @@ def cases() -> Iterator[Case]:
     for name, tree in {**_COMMON, **_ENSEMBLES, **_PYTHON_MODELS, **_SPECIAL}.items():
         yield Case(f"qa/{name}", tree, beyond=_USER_CODE if name.startswith(_P) else "")
     yield from _onnx_cases()
+    yield from _tensorrt_cases()
 
 
 _STRICT_IO = 'input { name: "x" data_type: TYPE_FP16 dims: 3 }\noutput { name: "y" data_type: TYPE_FP16 dims: 3 }\n'
@@ -399,6 +400,111 @@ def _onnx(shape: tuple[str | int, ...]) -> bytes:
     return content
 
 
+def _plan(**tensors: str) -> bytes:
+    """A plan's sidecar: each tensor ``input [-1,6] FP32``, and ``shape`` or ``packed`` where it is such a one.
+
+    What is dynamic is 1 to 8 in the first axis and 4 to 32 in the others, in three equal profiles.
+    """
+    listed = []
+    profile: dict[str, dict[str, list[int]]] = {"min": {}, "opt": {}, "max": {}}
+    for name, text in tensors.items():
+        io, shape_text, dtype, *more = text.split()
+        shape = json.loads(shape_text)
+        tensor = {"name": name, "io": io, "dtype": dtype, "shape": shape}
+        listed.append({**tensor, "shape_tensor": "shape" in more, "linear": "packed" not in more})
+        for word, batch, other in (("min", 1, 4), ("opt", 4, 8), ("max", 8, 32)):
+            if io == "input":
+                bounds = [batch, *[other] * len(shape)]
+                profile[word][name] = [
+                    bound if size == -1 else size for size, bound in zip(shape, bounds, strict=False)
+                ]
+    plan = {
+        "format": 1, "tensorrt_version": "10.5.0.18", "cuda": "12.6", "compute_capability": "9.0",
+        "size_bytes": len(PLACEHOLDER), "tensors": listed, "profiles": [profile] * 3,
+    }  # fmt: skip
+    return json.dumps(plan).encode()
+
+
+def _tensorrt_cases() -> Iterator[Case]:
+    """TensorRT's: its backend is not here, and `check` reads a plan's sidecar; the original says what is known."""
+    names = {"x0": "input", "x1": "input", "y0": "output", "y1": "output"}
+    fixed, dynamic = (
+        _plan(**{name: f"{io} {shape} FP32" for name, io in names.items()}) for shape in ("[-1,6]", "[-1,-1]")
+    )
+    shapes = _plan(x="input [-1,-1,-1] FP32", s="input [3] INT32 shape",
+                   y="output [-1,-1,-1] FP32", t="output [3] INT32 shape")  # fmt: skip
+    packed = _plan(x0="input [-1,32,4,4] FP16 packed", x1="input [-1,6] FP32", y0="output [-1,6] FP32")
+    reshaped = _plan(x0="input [-1,2,2,3] FP32", y0="output [-1,2,2,3] FP32", x1="input [-1,1,2,1] FP32",
+                     y1="output [-1,1,2,1] FP32")  # fmt: skip
+
+    def config(**changed: str) -> str:
+        """The four tensors, with another name, type, dims or more for some; an empty text leaves one out."""
+        lines = ["max_batch_size: 8"]
+        for name, io in names.items():
+            said = changed.get(name, "dims: 6")
+            if said:
+                data_type = "" if "data_type" in said else "data_type: TYPE_FP32"
+                lines.append(f'{io} {{ name: "{changed.get(f"{name}_name", name)}" {data_type} {said} }}')
+        return "\n".join([*lines, changed.get("more", "")])
+
+    def unbatched(said: str) -> str:
+        return config(**dict.fromkeys(names, said)).replace("max_batch_size: 8", "")
+
+    mixed = """
+        input [ { name: "x" data_type: TYPE_FP32 dims: [ -1, -1 ] }, { name: "s" data_type: TYPE_INT32 dims: @ } ]
+        output [ { name: "y" data_type: TYPE_FP32 dims: @ }, { name: "t" data_type: TYPE_INT32 dims: 2 } ]
+    """
+    extra = 'input { name: "x2" data_type: TYPE_FP32 dims: 6 }'
+    refused: Mapping[str, tuple[bytes, str]] = {
+        "bad_dynamic_shapes_max": (dynamic, unbatched("dims: 40")),
+        "bad_dynamic_shapes_min": (dynamic, unbatched("dims: 2")),
+        "bad_input_dims": (fixed, config(x1="dims: 9")),
+        "bad_input_non_linear_format_io": (fixed, config(x0="dims: 6 is_non_linear_format_io: true")),
+        "bad_input_shape": (fixed, config(x1="dims: [ 6, 1 ]")),
+        "bad_input_shape_tensor": (fixed, config(x0="dims: 6 is_shape_tensor: true")),
+        "bad_input_type": (fixed, config(x0="dims: 6 data_type: TYPE_INT32")),
+        "bad_output_dims": (fixed, config(y1="dims: 9")),
+        "bad_output_shape": (fixed, config(y1="dims: [ 6, 1 ]")),
+        "bad_output_shape_tensor": (fixed, config(y1="dims: 6 is_shape_tensor: true")),
+        "bad_output_type": (fixed, config(y1="dims: 6 data_type: TYPE_UINT8")),
+        "bad_outut_non_linear_format_io": (fixed, config(y1="dims: 6 is_non_linear_format_io: true")),
+        "mixed_batch_hint_dims": (shapes, mixed.replace("@", "2", 1).replace("@", "[ -1, -1, -1 ]")),
+        "mixed_batch_hint_shape_values": (shapes, mixed.replace("@", "3", 1).replace("@", "[ -1, -1 ]")),
+        "too_few_inputs": (fixed, config(x0="")),
+        "too_many_inputs": (fixed, config(more=extra)),
+        "unknown_input": (fixed, config(x1_name="w")),
+        "unknown_output": (fixed, config(y0_name="w")),
+    }
+    taken: Mapping[str, tuple[bytes, str | None]] = {
+        "empty_config": (fixed, ""),
+        "empty_config_variable": (dynamic, ""),
+        "hint_for_no_batch": (dynamic, unbatched("dims: [ -1, 6 ]").replace("data_type: TYPE_FP32", "", 3)),
+        "incomplete_input": (fixed, 'input [ { name: "x0" data_type: TYPE_FP32 }, { name: "x1" dims: 6 } ]'),
+        "incomplete_output": (fixed, 'output [ { name: "y0" data_type: TYPE_FP32 }, { name: "y1" dims: 6 } ]'),
+        "multi_prof_max_bs": (dynamic, "".join(f'instance_group {{ profile: "{place}" }}' for place in range(3))),
+        "no_config": (fixed, None),
+        "no_config_non_linear_format_io": (packed, None),
+        "no_config_shape_tensor": (shapes, None),
+        "no_config_variable": (dynamic, None),
+        "no_name_platform": (fixed, config()),
+        "no_name_platform_variable": (dynamic, config()),
+        "reshape_config_provided": (
+            reshaped,
+            """
+            max_batch_size: 8
+            input { name: "x0" data_type: TYPE_FP32 dims: [ 4, 3 ] reshape { shape: [ 2, 2, 3 ] } }
+            output { name: "y0" data_type: TYPE_FP32 dims: [ 2, 2, 3 ] }
+            input { name: "x1" data_type: TYPE_FP32 dims: 2 reshape { shape: [ 1, 2, 1 ] } }
+            output { name: "y1" data_type: TYPE_FP32 dims: [ 1, 2, 1 ] }
+            """,
+        ),
+    }
+    for folder, group, known in (("autofill_noplatform", refused, False), ("autofill_noplatform_success", taken, True)):
+        for name, (plan, text) in group.items():
+            tree = {**model(name, text, "1/model.plan"), f"{name}/1/model.plan.json": plan}
+            yield Case(f"qa/{folder}/tensorrt/{name}", tree, known=known)
+
+
 def _listed(folder: str, names: str, reason: str) -> dict[str, str]:
     return {f"{folder}/{name}": reason for name in textwrap.dedent(names).split()}
 
@@ -420,17 +526,6 @@ LEFT_OUT: Mapping[str, str] = {
         kind_model_config max_batch_size_set no_config no_config_no_batch no_name_platform reshape_config_provided
         too_few_inputs
         """, _TENSORFLOW),
-    **_listed("autofill_noplatform/tensorrt", """
-        bad_dynamic_shapes_max bad_dynamic_shapes_min bad_input_dims bad_input_non_linear_format_io bad_input_shape
-        bad_input_shape_tensor bad_input_type bad_output_dims bad_output_shape bad_output_shape_tensor bad_output_type
-        bad_outut_non_linear_format_io mixed_batch_hint_dims mixed_batch_hint_shape_values too_few_inputs
-        too_many_inputs unknown_input unknown_output
-        """, _TENSORRT),
-    **_listed("autofill_noplatform_success/tensorrt", """
-        empty_config empty_config_variable hint_for_no_batch incomplete_input incomplete_output multi_prof_max_bs
-        no_config no_config_non_linear_format_io no_config_shape_tensor no_config_variable no_name_platform
-        no_name_platform_variable reshape_config_provided
-        """, _TENSORRT),
     **_listed("cli_messages", "cli_deprecation cli_override", _COMMAND_LINE),
     "special_cases/noautofill_noconfig": "needs auto-complete switched off, and a TensorFlow graph",
 }  # fmt: skip

@@ -213,6 +213,21 @@ def plan_tensors_are_named(model: Model, target: Target) -> Iterator[Spot]:
                 yield model.spot(field, f"{field} {tensor.name!r} of {each.path} is missing", "Declare it.")
 
 
+def _completed(want: Asked, field: str) -> bool:
+    """Whether the backend takes it from the plan, because the config leaves it out."""
+    return want.kind in {"input", "output"} and want.message.get(field) in {"TYPE_INVALID", ()}
+
+
+def _whole_shapes(model: Model, described: Plan) -> Iterator[tuple[Asked, Any]]:
+    """Shape tensors for which the config counts the value of the batch axis."""
+    for want in asked(model):
+        tensor = described.tensor(want.name)
+        if tensor is None or not (tensor.is_shape and tensor.shape and want.dims):
+            continue
+        if want.kind in {"input", "output"} and want.dims[0] + 1 != tensor.shape[0]:
+            yield want, tensor
+
+
 def _matched(model: Model, described: Plan) -> Iterator[tuple[Asked, Any]]:
     """What the config names and the plan has, shape tensors aside."""
     for want in asked(model):
@@ -232,7 +247,7 @@ def _matched(model: Model, described: Plan) -> Iterator[tuple[Asked, Any]]:
 def types_are_those_of_the_plan(model: Model, target: Target) -> Iterator[Spot]:
     for each in plans(model, target):
         for want, tensor in _matched(model, each):
-            if want.data_type not in {tensor.data_type, None}:
+            if want.data_type not in {tensor.data_type, None} and not _completed(want, "data_type"):
                 field = "data_type" if want.message.has("data_type") else want.field
                 yield model.spot(
                     field,
@@ -255,8 +270,16 @@ def dims_fit_the_plan(model: Model, target: Target) -> Iterator[Spot]:
     for each in plans(model, target):
         scattered = {name for batch in model.config.all("batch_output") for name in batch.all("target_name")}
         batching = _batch(model, each) > 0
+        if batching and not model.config.get("max_batch_size"):
+            for want, tensor in _whole_shapes(model, each):
+                yield model.spot(
+                    "dims",
+                    f"{want.kind} {want.name!r} has {want.dims[0]} values, the batch axis among them; other dims lack it",
+                    f"Write dims: [{tensor.shape[0] - 1}], or the batch axis everywhere.",
+                    within=want.message,
+                )
         for want, tensor in _matched(model, each):
-            if want.name in scattered:
+            if want.name in scattered or _completed(want, "dims"):
                 continue
             full = (-1, *want.dims) if batching else want.dims
             if want.ragged:
