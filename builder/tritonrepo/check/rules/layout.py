@@ -217,7 +217,11 @@ def _filenames(model: Model, target: Target) -> list[str]:
     usual = model.completed.filename
     if not model.config.has("cc_model_filenames") or model.backend != "tensorrt":
         return [usual] if usual else []
-    by_gpu = model.config.map("cc_model_filenames")
+    # The backend reads the config as JSON, into which bytes that are not UTF-8 do not get.
+    by_gpu = {
+        gpu.encode(errors="surrogateescape").decode(errors="ignore"): name
+        for gpu, name in model.config.map("cc_model_filenames").items()
+    }
     return list(dict.fromkeys(by_gpu.get(gpu, usual) for gpu in target.gpus or ()))
 
 

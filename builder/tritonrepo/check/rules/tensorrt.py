@@ -274,7 +274,7 @@ def dims_fit_the_plan(model: Model, target: Target) -> Iterator[Spot]:
             for want, tensor in _whole_shapes(model, each):
                 yield model.spot(
                     "dims",
-                    f"{want.kind} {want.name!r} has {want.dims[0]} values, the batch axis among them; other dims lack it",
+                    f"{want.kind} {want.name!r} counts the batch axis among its values, while other dims lack it",
                     f"Write dims: [{tensor.shape[0] - 1}], or the batch axis everywhere.",
                     within=want.message,
                 )
