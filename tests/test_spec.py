@@ -267,9 +267,10 @@ def test_faults_of_the_file(folder: Path, text: str, fault: str) -> None:
         ("max_batch_size: 3", "max_batch_size: is not a setting here | max_batch_size belongs under batching"),
         ("Batching: {}", "Batching: is not a setting here | did you mean batching?"),
         ("instance_group: []", "instance_group: is not a setting here | did you mean instances?"),
-        ("optimization: {}", "optimization: is not a setting here | known here: name, onnx, shapes, labels, engine, "
-         "precision, batching, instances, verification, versions, warmup, response_cache, config; Triton's own fields "
-         "go under config"),
+        ("optimization: {}", "optimization: is not a setting here | known here: name, onnx, shapes, shape_values, "
+         "labels, engine, precision, batching, instances, profiles, cuda_graphs, tensorrt, accelerator, "
+         "accelerator_parameters, fallback, configs, verification, versions, warmup, response_cache, config; Triton's "
+         "own fields go under config"),
         ("batching: 3", "batching: must be a mapping (max_batch_size, default_max_batch_size, opt_batch_size, dynamic, "
          "max_queue_delay_us, preferred_batch_sizes, preserve_ordering, priority_levels, default_priority_level, "
          "queue_policy, priority_queue_policies), not 3"),
@@ -368,6 +369,35 @@ def test_faults_of_the_file(folder: Path, text: str, fault: str) -> None:
         ("config: 3", "config: must be a mapping, not 3"),
         ("config: {instance_group: [{kind: KIND_GPU}, {cuont: 2}]}",
          'config.instance_group[1].cuont: ModelInstanceGroup has no field "cuont" | did you mean count?'),
+        ("profiles: both", 'profiles: must be auto, single, latency+throughput or a list, not "both"'),
+        ("profiles: [{batch: {min: 4, max: 2}}]", "profiles[0].batch: must be min <= opt <= max"),
+        ("profiles: [{shapes: {x: {min: [1], max: [1, 2]}}}]",
+         "profiles[0].shapes.x: min, opt and max must have the same number of dims"),
+        ("shape_values: {size: {min: [9], max: [1]}}", "shape_values.size: must be min <= opt <= max in each dim"),
+        ("tensorrt: {workspace_gib: 0}", "tensorrt.workspace_gib: must be more than 0, not 0"),
+        ("tensorrt: {builder_optimization_level: 6}",
+         "tensorrt.builder_optimization_level: must be at most 5, not 6"),
+        ("tensorrt: {tf23: false}", "tensorrt.tf23: is not a setting here | did you mean tf32?"),
+        ("tensorrt: {strip_plan: true}",
+         "tensorrt.strip_plan: leaves out nothing, because no weight is refittable | set refit: identical, or all"),
+        ("tensorrt: {strip_plan: true, refit: identical}", None),
+        ("tensorrt: {exclude_lean_runtime: true}",
+         "tensorrt.exclude_lean_runtime: is for version compatible plans only | set version_compatible: true"),
+        ("tensorrt: {timing_cache: off, editable_timing_cache: true}",
+         "tensorrt.timing_cache: is off, but other settings need one"),
+        ("tensorrt: {timing_cache: no/such}", "tensorrt.timing_cache: there is no folder no"),
+        ("tensorrt: {plugins: [nms.so]}", "tensorrt.plugins[0]: nms.so does not exist"),
+        ("accelerator: cuda", "accelerator: has no effect without engine: onnxruntime"),
+        ("engine: onnxruntime\naccelerator: cuda\naccelerator_parameters: {gpu_mem_limit: '1'}", None),
+        ("engine: onnxruntime\naccelerator_parameters: {gpu_mem_limit: '1'}",
+         "accelerator_parameters: has no effect: accelerator is none"),
+        ("engine: python\nfallback: onnxruntime",
+         "fallback: has no effect with engine: python, which serves the ONNX itself"),
+        ("configs: {a b: {}}", 'configs["a b"]: "a b" is not fit for a file name | for instance: a_b'),
+        ("configs: {h200: {gpus: [h200]}}",
+         'configs.h200.gpus[0]: must be a compute capability such as sm90, not "h200"'),
+        ("configs: {h200: {batching: {max_batch_size: 4, opt_batch_size: 5}}}",
+         "configs.h200.batching.opt_batch_size: 5 is more than max_batch_size, 4"),
         ("name: ''", 'name: "" is not fit for a directory and a URL | for instance: name: model'),
         ("name: ..", 'name: ".." is not fit for a directory and a URL | for instance: name: model'),
         ("name: 'a\n\n  b'", 'name: "a\\nb" is not fit for a directory and a URL | for instance: name: a_b'),
@@ -419,7 +449,8 @@ models:
         "4:28 defaults.verification.samples[0]: nope.npz does not exist",
         '5:18 defaults.config.nope: ModelConfig has no field "nope"',
         "6:3 defaults.shapes: is not a setting here | known here: engine, precision, batching, instances, "
-        "verification, versions, warmup, response_cache, config; Triton's own fields go under config",
+        "profiles, cuda_graphs, tensorrt, accelerator, accelerator_parameters, fallback, configs, verification, "
+        "versions, warmup, response_cache, config; Triton's own fields go under config",
         '9:29 models[1].precision: must be fp32, fp16, bf16 or int8, not "fp4"',
     ]
 

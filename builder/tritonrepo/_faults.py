@@ -130,8 +130,8 @@ _EXPECTED = {
     "tuple_type": "a list",
     "dict_type": "a mapping",
     "too_short": "a list with at least one entry",
+    "release": "a release, year.month such as 26.09",
     "string_too_short": "text with at least one character",
-    "string_pattern_mismatch": "a release, year.month such as 26.09",
 }
 
 
@@ -140,13 +140,13 @@ def _expected(details: ErrorDetails, path: KeyPath, model: type[BaseModel]) -> l
     kind, context = details["type"], details.get("ctx", {})
     if kind == "literal_error":
         return _choices(details)
-    if kind == "greater_than_equal":
-        return [f"at least {context['ge']:g}"]
-    if kind == "less_than_equal":
-        return [f"at most {context['le']}"]
     if kind == "model_type":
         return [f"a mapping ({', '.join(_keys(model, path))})"]
-    return [_EXPECTED[kind]]
+    if kind == "string_pattern_mismatch":
+        return ["a compute capability such as sm90" if "sm" in context["pattern"] else _EXPECTED["release"]]
+    bounds = {"greater_than_equal": ("at least", "ge"), "less_than_equal": ("at most", "le")}
+    word, key = {**bounds, "greater_than": ("more than", "gt")}.get(kind, ("", ""))
+    return [f"{word} {context[key]:.12g}"] if word else [_EXPECTED[kind]]
 
 
 def _choices(details: ErrorDetails) -> list[str]:
@@ -168,13 +168,17 @@ def _hint(found: Sequence[ErrorDetails], value: object) -> str | None:
     return None
 
 
+#: Blocks whose keys repeat those of the block that they lie in: no hint where a key belongs.
+_COPIES = frozenset({"defaults", "profiles", "configs"})
+
+
 def _hint_unknown(path: KeyPath, model: type[BaseModel]) -> str:
     key, known = str(path[-1]), _keys(model, path[:-1])
     meant = closest(key, known)
     if meant:
         return f"did you mean {meant}?"
     for name in known:
-        if key in _keys(model, (*path[:-1], name)) and name != "defaults":
+        if key in _keys(model, (*path[:-1], name)) and name not in _COPIES:
             return f"{key} belongs under {name}"
     return f"known here: {', '.join(known)}" + ("; Triton's own fields go under config" if "config" in known else "")
 

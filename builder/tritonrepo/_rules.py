@@ -15,7 +15,17 @@ from typing import TYPE_CHECKING
 from tritonrepo._faults import KeyPath, Problem, closest
 
 if TYPE_CHECKING:
-    from tritonrepo.spec import AxisRange, Batching, ModelDefaults, ModelSpec, Spec, TensorRange
+    from tritonrepo.spec import (
+        AxisRange,
+        Batching,
+        ModelDefaults,
+        ModelSpec,
+        ProfileChoice,
+        Spec,
+        TensorRange,
+        TensorRT,
+        ValueRange,
+    )
 
 MAX_NAME = 128
 NAME = re.compile(rf"[A-Za-z0-9_][A-Za-z0-9_.-]{{0,{MAX_NAME - 1}}}")
@@ -35,10 +45,14 @@ def contradictions(model: ModelDefaults) -> Iterator[Problem]:
     yield from _versions(model)
     yield from _warmup(model)
     yield from _verification(model)
+    yield from _tensorrt(model.tensorrt)
+    yield from _profiles(model.profiles, ("profiles",))
+    yield from _configs(model)
 
 
 def without_effect(model: ModelDefaults) -> Iterator[Problem]:
     """Settings that another one switches off: a fault where a model states them itself, not where it inherits them."""
+    yield from _other_engine(model)
     batching = model.batching
     if batching.max_batch_size != 0 and batching.dynamic:
         return
@@ -50,10 +64,25 @@ def without_effect(model: ModelDefaults) -> Iterator[Problem]:
             yield Problem(("batching", key), f"has no effect: {reason}", at="key")
 
 
+def _other_engine(model: ModelDefaults) -> Iterator[Problem]:
+    if model.engine != "onnxruntime":
+        for key in ("accelerator", "accelerator_parameters"):
+            if getattr(model, key) not in ("none", {}):
+                yield Problem((key,), "has no effect without engine: onnxruntime", at="key")
+    elif model.accelerator_parameters and model.accelerator == "none":
+        yield Problem(("accelerator_parameters",), "has no effect: accelerator is none", at="key")
+    if model.engine in ("onnxruntime", "python") and model.fallback != "none":
+        yield Problem(
+            ("fallback",), f"has no effect with engine: {model.engine}, which serves the ONNX itself", at="key"
+        )
+
+
 def shape_problems(model: ModelSpec) -> Iterator[Problem]:
     """Ranges whose ends are in the wrong order."""
     for name, bounds in model.shapes.items():
         yield from _range(bounds, ("shapes", name))
+    for name, values in model.shape_values.items():
+        yield from _range(values, ("shape_values", name))
 
 
 def missing_model_files(model: ModelSpec) -> Iterator[Problem]:
@@ -71,6 +100,9 @@ def missing_files(model: ModelDefaults) -> Iterator[Problem]:
         for tensor, data in request.inputs.items():
             if isinstance(data.data, Path):
                 yield from _missing(data.data, ("warmup", index, "inputs", tensor, "data"))
+    for key in ("plugins", "plugins_in_plan"):
+        for index, library in enumerate(getattr(model.tensorrt, key)):
+            yield from _missing(library, ("tensorrt", key, index))
 
 
 def folders(spec: Spec, *, stated: bool) -> Iterator[Problem]:
@@ -172,7 +204,44 @@ def _verification(model: ModelDefaults) -> Iterator[Problem]:
         yield Problem(("verification", "low"), f"must be less than high, {verification.high:g}")
 
 
-def _range(bounds: AxisRange | TensorRange, path: KeyPath) -> Iterator[Problem]:
+def _tensorrt(options: TensorRT) -> Iterator[Problem]:
+    if options.strip_plan and options.refit == "off":
+        message = "leaves out nothing, because no weight is refittable"
+        yield Problem(("tensorrt", "strip_plan"), message, "set refit: identical, or all")
+    if not options.version_compatible:
+        for key in ("exclude_lean_runtime", "plugins_in_plan"):
+            if getattr(options, key):
+                yield Problem(("tensorrt", key), "is for version compatible plans only", "set version_compatible: true")
+    if options.timing_cache == "off" and (options.error_on_timing_cache_miss or options.editable_timing_cache):
+        yield Problem(("tensorrt", "timing_cache"), "is off, but other settings need one")
+    if isinstance(options.timing_cache, Path) and not options.timing_cache.parent.is_dir():
+        yield Problem(("tensorrt", "timing_cache"), f"there is no folder {options.timing_cache.parent}")
+
+
+def _profiles(profiles: ProfileChoice | None, path: KeyPath) -> Iterator[Problem]:
+    """Ranges of listed profiles whose ends are in the wrong order."""
+    for index, profile in enumerate(profiles if isinstance(profiles, tuple) else ()):
+        if profile.batch:
+            yield from _range(profile.batch, (*path, index, "batch"))
+        for name, bounds in profile.shapes.items():
+            yield from _range(bounds, (*path, index, "shapes", name))
+        for name, values in profile.shape_values.items():
+            yield from _range(values, (*path, index, "shape_values", name))
+
+
+def _configs(model: ModelDefaults) -> Iterator[Problem]:
+    for name, config in model.configs.items():
+        path = ("configs", name)
+        if not NAME.fullmatch(name):
+            message = f'"{name}" is not fit for a file name'
+            yield Problem(path, message, f"for instance: {fit_name(name)}", at="key")
+        yield from _profiles(config.profiles, (*path, "profiles"))
+        if config.batching:
+            for found in (*_batching(config.batching), *_priorities(config.batching)):
+                yield Problem((*path, *found.path), found.message, found.hint, found.at)
+
+
+def _range(bounds: AxisRange | TensorRange | ValueRange, path: KeyPath) -> Iterator[Problem]:
     opt = bounds.max if bounds.opt is None else bounds.opt
     low, typical, high = (end if isinstance(end, tuple) else (end,) for end in (bounds.min, opt, bounds.max))
     if not len(low) == len(typical) == len(high):

@@ -114,8 +114,8 @@ def _alternatives(made: Schema) -> Iterator[Schema]:
     schema = {key: value for key, value in made.items() if key not in ("title", "description", "default", "format")}
     if schema.get("additionalProperties") is True:  # says nothing, and some releases of pydantic leave it out
         del schema["additionalProperties"]
-    if "minimum" in schema:  # 0 or 0.0, as the release has it
-        schema["minimum"] = int(schema["minimum"])
+    for bound in schema.keys() & {"minimum", "exclusiveMinimum"}:  # 0 or 0.0, as the release has it
+        schema[bound] = int(schema[bound])
     for inner in ("items", "additionalProperties"):
         if isinstance(schema.get(inner), dict):
             schema[inner] = _one_of(list(_alternatives(schema[inner])))

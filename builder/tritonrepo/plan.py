@@ -15,7 +15,7 @@ from tritonrepo._tensorrt import Availability
 from tritonrepo.errors import EngineError, ModelError
 from tritonrepo.introspect import Dim, Signature, Tensor
 from tritonrepo.prepare import Prepared
-from tritonrepo.spec import AxisRange, ModelSpec, TensorRange
+from tritonrepo.spec import AxisRange, ModelSpec, Precision, TensorRange, TensorRT
 
 ConcreteEngine = Literal["tensorrt", "onnxruntime", "python"]
 Shape = tuple[int, ...]
@@ -32,6 +32,70 @@ class Profile:
     min: Mapping[str, Shape]
     opt: Mapping[str, Shape]
     max: Mapping[str, Shape]
+    values: Mapping[str, tuple[Shape, Shape, Shape]] = field(default_factory=dict)
+    """Of shape tensors, by name: their values, flat, at min, opt and max. Their shapes are in the three above too."""
+
+
+@dataclass(frozen=True)
+class BuildRequest:
+    """All that ``_tensorrt.build`` needs to turn one ONNX file into one plan, for the GPU that it runs on.
+
+    Who asks promises:
+
+    - ``onnx`` is the prepared file. Its external data lies where it says. Its types are those that the plan shall
+      have: the network is created strongly typed, no precision flag exists.
+    - ``profiles`` is not empty. Each profile names every input of the graph in ``min``, ``opt`` and ``max``, with
+      whole shapes, batch axis included, none of them -1, min <= opt <= max in each axis; a fixed axis has the same
+      size in all three; a scalar has the shape (). A graph without a dynamic axis has one such profile, which TensorRT
+      does not need to be told. ``values`` names the inputs that the spec holds for shape tensors.
+    - The order of the profiles is what ``instance_group.profile`` in the config counts: it must be kept.
+
+    Who builds promises:
+
+    - an input that the network knows as a shape tensor and that has no ``values``, or the other way round, is a
+      ModelError that names it, and the line to add under ``shape_values``.
+    - ``output`` appears whole or not at all; so does the description beside it, ``<output>.json`` (docs/sidecar.md).
+    - the plan's layers have ``precision`` where it is not fp32; otherwise the build failed.
+    """
+
+    model: str
+    """The model's name, for messages."""
+    onnx: Path
+    profiles: tuple[Profile, ...]
+    precision: Precision
+    options: TensorRT
+    output: Path
+    """Where the plan is written; its folder exists."""
+    cache: Path
+    """Folder of the shared timing caches; made when it is not there."""
+    expected_tensorrt: str | None = None
+    """The TensorRT of the target release, build number included, where it is known: another one is an error before the
+    build, unless the plan is version compatible."""
+    expected_capability: str | None = None
+    """The compute capability that the plan is asked for (``9.0``), where the user named one: another GPU is an error
+    before the build."""
+
+
+@dataclass(frozen=True)
+class BuiltPlan:
+    """What a build left."""
+
+    plan: Path
+    """The plan, ``BuildRequest.output``; its description is beside it, with ``.json`` after the name."""
+    tensorrt: str
+    """The version that built it, build number included."""
+    compute_capability: str
+    """Of the GPU that built it, ``9.0``."""
+    seconds: float
+    notes: tuple[str, ...] = ()
+    """What the user should know."""
+    report: Path | None = None
+    """The engine inspector's report (layers, precisions, sizes), JSON."""
+
+    @property
+    def description(self) -> Path:
+        """The sidecar, see docs/sidecar.md."""
+        return self.plan.with_name(f"{self.plan.name}.json")
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,8 @@ Natural = Annotated[int, Field(ge=0, le=2**31 - 1, strict=True)]
 Flag = Annotated[bool, Field(strict=True)]
 Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 Magnitude = Annotated[float, Field(ge=0, strict=True, allow_inf_nan=False)]
+Amount = Annotated[float, Field(gt=0, strict=True, allow_inf_nan=False)]
+Values = tuple[Annotated[int, Field(strict=True)], ...]
 
 Level = Annotated[int, Field(ge=1, le=2**31 - 1)]
 """A number that is a key; keys are text until here."""
@@ -42,6 +44,15 @@ def _absolute(path: Path, info: ValidationInfo) -> Path:
 
 
 File = Annotated[Path, AfterValidator(_absolute)]
+
+
+def _capability(text: str) -> str:
+    """A compute capability in the one way in which it is kept: ``sm90`` is 9.0."""
+    return text if "." in text else f"{text.lstrip('sm_')[:-1]}.{text[-1]}"
+
+
+Capability = Annotated[str, Field(pattern=r"^(sm_?[1-9][0-9]{1,2}|[1-9][0-9]?\.[0-9])$"), AfterValidator(_capability)]
+"""Compute capability of a GPU, ``9.0``."""
 
 
 class Block(BaseModel):
@@ -125,6 +136,144 @@ Range = Annotated[
 ]
 
 
+class ValueRange(Block):
+    """Range of the values of a shape tensor: an input whose values are the sizes of other tensors."""
+
+    min: Values
+    """The smallest value of each element."""
+    opt: Values | None = None
+    """The typical values; by default max."""
+    max: Values
+    """The largest value of each element."""
+
+
+class ProfileRange(Block):
+    """One optimization profile, where the spec lists them; what it does not say is as the model's ranges say."""
+
+    batch: AxisRange | None = None
+    """Its batches; by default from 1 to the largest batch. Together the profiles must hold every batch."""
+    shapes: dict[str, Range] = Field(default_factory=dict)
+    """Ranges that differ from the model's ``shapes``, by the same names."""
+    shape_values: dict[str, ValueRange] = Field(default_factory=dict)
+    """Values that differ from the model's ``shape_values``."""
+
+
+class CudaGraph(Block):
+    """Shapes for which the TensorRT backend captures a CUDA graph (optimization.cuda.graph_spec)."""
+
+    batch_size: Natural = 1
+    """Its batch; 0 where the model does not batch."""
+    inputs: dict[str, tuple[Positive, ...]] = Field(default_factory=dict)
+    """Dims of inputs without the batch axis; of others, those at the opt shape."""
+    lower_batch_size: Natural | None = None
+    """The smallest batch that is run by this graph, padded; by default batch_size, so that only its own is."""
+
+
+ProfileChoice = (
+    Literal["auto", "single", "latency+throughput"] | Annotated[tuple[ProfileRange, ...], Field(min_length=1)]
+)
+GraphChoice = Literal["off", "auto"] | Annotated[tuple[CudaGraph, ...], Field(min_length=1)]
+
+
+class MemoryPools(Block):
+    """Limits of the builder's other memory pools; by default TensorRT's own."""
+
+    tactic_dram_gib: Amount | None = None
+    """GPU memory that tactics may take while they are timed, in GiB."""
+    tactic_shared_memory_kib: Positive | None = None
+    """Shared memory of a kernel, in KiB."""
+    dla_managed_sram_mib: Amount | None = None
+    """Fast memory of one DLA subgraph, in MiB; a power of 2."""
+    dla_local_dram_mib: Amount | None = None
+    """Host memory that one DLA subgraph shares with DLA, in MiB; a power of 2."""
+    dla_global_dram_mib: Amount | None = None
+    """Host memory for the weights and metadata of one DLA subgraph, in MiB; a power of 2."""
+
+
+class Dla(Block):
+    """Layers run on a DLA core of a Jetson or DRIVE system."""
+
+    core: Natural = 0
+    """Number of the DLA core."""
+    gpu_fallback: Flag = True
+    """Whether layers that DLA cannot run go to the GPU; otherwise they are an error."""
+
+
+class TensorRT(Block):
+    """How TensorRT builds the plan. A setting that the installed version does not have is an error."""
+
+    gpu: Natural = 0
+    """CUDA ordinal of the GPU that builds and verifies; the plan is for its compute capability."""
+    workspace_gib: Amount | None = None
+    """Largest scratch memory of any layer, in GiB; by default all of the GPU's."""
+    memory_pools: MemoryPools = Field(default_factory=MemoryPools)
+    """Limits of the builder's other memory pools."""
+    builder_optimization_level: Annotated[int, Field(ge=0, le=5, strict=True)] | None = None
+    """From 0 (quick build) to 5 (longest search); by default TensorRT's own, 3."""
+    avg_timing_iterations: Positive | None = None
+    """How many runs of a tactic are averaged when it is timed; by default TensorRT's own, 1."""
+    max_num_tactics: Positive | None = None
+    """Largest number of tactics that are timed for a layer (TensorRT 10.8 and later)."""
+    tactic_sources: tuple[str, ...] | None = None
+    """Where tactics come from, by TensorRT's names (EDGE_MASK_CONVOLUTIONS, JIT_CONVOLUTIONS, ...), and no others."""
+    tiling_optimization_level: Literal["none", "fast", "moderate", "full"] | None = None
+    """How hard the builder looks for tilings that keep data on the chip (TensorRT 10.8 and later)."""
+    l2_limit_for_tiling_mib: Amount | None = None
+    """How much of the L2 cache a tiled kernel may plan with, in MiB (TensorRT 10.8 and later)."""
+    build_route: str | None = None
+    """A route of the builder by its name (TensorRT 11.1 and later)."""
+    preview_features: tuple[str, ...] = ()
+    """Preview features to switch on, by TensorRT's names."""
+    timing_cache: Literal["shared", "off"] | File = "shared"
+    """``shared``: one in ``cache`` for each TensorRT, GPU and driver; or a file of your own, which grows; or none."""
+    editable_timing_cache: Flag = False
+    """Build with a timing cache that can be edited afterwards (TensorRT 10.8 and later)."""
+    error_on_timing_cache_miss: Flag = False
+    """Fail where a tactic is not in the timing cache, so that a build is repeated exactly."""
+    tf32: Flag = True
+    """Whether FP32 layers may round their inputs to TF32; TensorRT's own default. false: full FP32."""
+    sparsity: Flag = False
+    """Use the sparse tensor cores for weights that have 2:4 sparsity."""
+    refit: Literal["off", "all", "identical", "individual"] = "off"
+    """Whether weights can be replaced later: all of them, by identical ones only, or those that are marked."""
+    strip_plan: Flag = False
+    """Leave refittable weights out of the plan. Triton's backend does not put them back: refit it before serving."""
+    weight_streaming: Flag = False
+    """Let weights stay in host memory and be streamed to the GPU."""
+    hardware_compatibility: Literal["none", "ampere_plus", "same_compute_capability"] = "none"
+    """Which other GPUs run the plan; may cost speed. ``same_compute_capability``: TensorRT 10.13 and later."""
+    version_compatible: Flag = False
+    """Whether later versions load the plan; the server needs --backend-config=tensorrt,version-compatible=true."""
+    exclude_lean_runtime: Flag = False
+    """Leave the lean runtime out of a version compatible plan. Triton cannot load such a plan."""
+    runtime_platform: Literal["same_as_build", "windows_amd64"] = "same_as_build"
+    """Operating system that the plan is for."""
+    plugins: tuple[File, ...] = ()
+    """Libraries (.so) with plugins; loaded by the build, and the server has to load them too. They run code."""
+    plugins_in_plan: tuple[File, ...] = ()
+    """Libraries with plugins that are stored in a version compatible plan."""
+    profiling_verbosity: Literal["layer_names_only", "none", "detailed"] = "layer_names_only"
+    """What the plan tells of its layers to profilers and to the report of the build."""
+    max_aux_streams: Natural | None = None
+    """Streams beside the main one, for branches that run side by side; by default TensorRT's choice."""
+    direct_io: Flag = False
+    """Allow no reformatting of inputs and outputs."""
+    strict_nans: Flag = False
+    """Keep optimizations out that could lose a NaN."""
+    native_instancenorm: Flag = True
+    """Parse InstanceNormalization to TensorRT's own layer, not to the plugin."""
+    uint8_asymmetric_quantization_dla: Flag = False
+    """Let the parser take UINT8 asymmetric quantization, for DLA only."""
+    dla: Dla | None = None
+    """Run on a DLA core; by default the GPU runs all."""
+    flags: tuple[str, ...] = ()
+    """Further builder flags to switch on, by TensorRT's names (MONITOR_MEMORY, DISTRIBUTIVE_INDEPENDENCE, ...)."""
+    time_limit_s: Positive | None = None
+    """Seconds after which a build is given up; by default none."""
+    memory_limit_gib: Amount | None = None
+    """Host memory that the process of a build may take, in GiB; by default no limit of its own."""
+
+
 class Instances(Block):
     """One entry of instance_group."""
 
@@ -134,6 +283,23 @@ class Instances(Block):
     """``auto``: GPU for tensorrt, the server's choice for the others."""
     gpus: tuple[Natural, ...] = ()
     """GPU ids; by default all that the server sees."""
+
+
+class NamedConfig(Block):
+    """A second config of the model, configs/NAME.pbtxt, for a server with --model-config-name=NAME."""
+
+    gpus: Annotated[tuple[Capability, ...], Field(min_length=1)] | None = None
+    """Compute capabilities of the GPUs that it is for; by default all. Only their plans get its profiles."""
+    batching: Batching | None = None
+    """How it batches; by default as the model does."""
+    instances: Annotated[tuple[Instances, ...], Field(min_length=1)] | None = None
+    """Its instances; by default those of the model."""
+    profiles: ProfileChoice | None = None
+    """Its profiles; by default as the model says."""
+    cuda_graphs: GraphChoice | None = None
+    """Its CUDA graphs; by default as the model says."""
+    config: dict[str, Any] = Field(default_factory=dict)
+    """Fields of ModelConfig that are laid over the model's own ``config``."""
 
 
 class Tolerance(Block):
@@ -208,6 +374,21 @@ class ModelDefaults(Block):
     """How the model batches."""
     instances: Annotated[tuple[Instances, ...], Field(min_length=1)] = (Instances(),)
     """How many copies run, and where."""
+    profiles: ProfileChoice = "auto"
+    """TensorRT's optimization profiles: one for all, one for small and one for large batches, or a list.
+    ``auto``: one."""
+    cuda_graphs: GraphChoice = "off"
+    """CUDA graphs of the TensorRT backend: ``auto`` covers every batch at the opt shape; or a list."""
+    tensorrt: TensorRT = Field(default_factory=TensorRT)
+    """How TensorRT builds: for the engine tensorrt, and as far as it goes for the accelerator tensorrt."""
+    accelerator: Literal["none", "cuda", "tensorrt"] = "none"
+    """Engine onnxruntime: what runs the model on a GPU. ``none``: the backend's own choice, CUDA where there is one."""
+    accelerator_parameters: dict[str, str] = Field(default_factory=dict)
+    """Parameters of the accelerator, by the backend's names; they win over those that are derived."""
+    fallback: Literal["none", "onnxruntime"] = "none"
+    """Engine tensorrt: a second model, NAME_onnx, that serves the ONNX itself on GPUs without a plan."""
+    configs: dict[str, NamedConfig] = Field(default_factory=dict)
+    """Further configs by name, for GPUs where batching differs."""
     verification: Verification = Field(default_factory=Verification)
     """How the artefact is compared with the original before it is published."""
     versions: VersionPolicy = VersionPolicy()
@@ -229,6 +410,8 @@ class ModelSpec(ModelDefaults):
     """The ONNX file; relative paths are relative to the spec."""
     shapes: dict[str, Range] = Field(default_factory=dict)
     """Ranges of dynamic axes: by symbolic axis name (min/opt/max numbers) or by input name (min/opt/max shapes)."""
+    shape_values: dict[str, ValueRange] = Field(default_factory=dict)
+    """Ranges of the values of shape tensors, by input name."""
     labels: dict[str, File] = Field(default_factory=dict)
     """Label file by output name; copied into the repository."""
 
@@ -240,6 +423,9 @@ class Spec(Block):
     """Where the repository is written."""
     triton: Annotated[str, Field(pattern=r"^[0-9]{2}\.(0[1-9]|1[0-2])$")] = "26.09"
     """Target Triton release: the NGC container's tag, year.month."""
+    gpus: tuple[Capability, ...] = ()
+    """Compute capabilities (sm80, sm90, ...) of the GPUs that will serve; plans for them come together in one
+    repository. By default that of the GPU that builds."""
     keep_versions: Positive = 3
     """How many versions of each model stay in the repository."""
     cache: File = Field(Path(".tritonrepo"), validate_default=True)
