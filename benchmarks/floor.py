@@ -27,7 +27,7 @@ def main() -> None:
     random = np.random.default_rng(0)
     for model in spec.models:
         signature = introspect(model.onnx)
-        prepared, tensorrt = Prepared(model.onnx, (), ()), _tensorrt.availability()
+        prepared, tensorrt = Prepared(model.onnx, (), (), signature), _tensorrt.availability()
         chosen = plan(model, signature, prepared, tensorrt, guess=lambda axes: {}, output_shapes=dict)
         content = model.onnx.read_bytes()
         plain = ort.SessionOptions()

@@ -113,8 +113,8 @@ def test_what_is_written_can_be_planned(tmp_path: Path) -> None:
     makers = (graphs.mlp, graphs.odd_names, graphs.dynamic_height_width, graphs.unnamed_axes, graphs.scalar_input)
     _, spec = written(tmp_path, *(make(tmp_path) for make in makers))
     for model in spec.models:
-        prepared = Prepared(model.onnx, (), ())
         signature = introspect(model.onnx)
+        prepared = Prepared(model.onnx, (), (), signature)
         (profile,) = plan(model, signature, prepared, NO_TENSORRT, guess=no_guess, output_shapes=dict).profiles
         assert all(size > 0 for shape in profile.max.values() for size in shape)
 

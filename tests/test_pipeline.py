@@ -15,8 +15,10 @@ import onnx
 import pytest
 
 import graphs
-from tritonrepo import fingerprint, pipeline
+from tritonrepo import fingerprint
+from tritonrepo import prepare as preparation
 from tritonrepo.errors import ModelError, VerificationError
+from tritonrepo.introspect import introspect
 from tritonrepo.pipeline import Built, Event, Task, build_model
 from tritonrepo.prepare import Change, Prepared
 from tritonrepo.spec import ModelSpec
@@ -156,7 +158,7 @@ def test_a_prepared_model_that_was_removed_from_the_cache_is_made_again(tmp_path
     world.onnx = graphs.initializer_as_input(tmp_path)
     world.settings = {}
     built, _ = world.build()
-    assert built.changes == ("4 weights are no longer listed as inputs",)
+    assert [change.by for change in built.changes] == ["weight_inputs"]
     shutil.rmtree(tmp_path / "cache" / "prepared")
     again, ran = world.build()
     assert ran == ["prepare"]
@@ -187,9 +189,10 @@ def test_a_pass_that_changes_the_answers_is_caught(tmp_path: Path, monkeypatch: 
         model = onnx.load(world.onnx)
         next(node for node in model.graph.node if node.op_type == "Relu").op_type = "Abs"
         onnx.save(model, tmp_path / "spoiled.onnx")
-        return Prepared(tmp_path / "spoiled.onnx", (), (Change("spoil", "Relu is Abs"),))
+        changes = (Change("spoil", "Relu is Abs", "to be caught"),)
+        return Prepared(tmp_path / "spoiled.onnx", (), changes, introspect(world.onnx))
 
-    monkeypatch.setattr(pipeline, "prepare", spoil)
+    monkeypatch.setattr(preparation, "prepare", spoil)
     for _ in range(2):  # from the cache as well
         with pytest.raises(
             VerificationError, match=r"verification failed for 1 of 1 outputs; worst: output y at sample"

@@ -26,7 +26,7 @@ def no_guess(axes: tuple[str, ...]) -> Mapping[str, int] | None:
 def planned(path: Path, *, guess: Any = no_guess, rows_mix: str | None = None, **settings: Any) -> Plan:
     spec = ModelSpec.model_validate({"name": "m", "onnx": path, **settings})
     signature = introspect(path)
-    prepared = Prepared(path, signature.external_data, ())
+    prepared = Prepared(path, signature.external_data, (), signature)
     return plan(
         spec,
         signature,

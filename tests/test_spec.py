@@ -268,7 +268,7 @@ def test_faults_of_the_file(folder: Path, text: str, fault: str) -> None:
         ("Batching: {}", "Batching: is not a setting here | did you mean batching?"),
         ("instance_group: []", "instance_group: is not a setting here | did you mean instances?"),
         ("optimization: {}", "optimization: is not a setting here | known here: name, onnx, shapes, shape_values, "
-         "labels, engine, precision, batching, instances, profiles, cuda_graphs, tensorrt, accelerator, "
+         "labels, engine, precision, prepare, batching, instances, profiles, cuda_graphs, tensorrt, accelerator, "
          "accelerator_parameters, fallback, configs, verification, versions, warmup, response_cache, config; Triton's "
          "own fields go under config"),
         ("batching: 3", "batching: must be a mapping (max_batch_size, default_max_batch_size, opt_batch_size, dynamic, "
@@ -448,7 +448,7 @@ models:
         '3:11 defaults.engine: must be auto, tensorrt, onnxruntime or python, not "pythn" | did you mean python?',
         "4:28 defaults.verification.samples[0]: nope.npz does not exist",
         '5:18 defaults.config.nope: ModelConfig has no field "nope"',
-        "6:3 defaults.shapes: is not a setting here | known here: engine, precision, batching, instances, "
+        "6:3 defaults.shapes: is not a setting here | known here: engine, precision, prepare, batching, instances, "
         "profiles, cuda_graphs, tensorrt, accelerator, accelerator_parameters, fallback, configs, verification, "
         "versions, warmup, response_cache, config; Triton's own fields go under config",
         '9:29 models[1].precision: must be fp32, fp16, bf16 or int8, not "fp4"',

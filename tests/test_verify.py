@@ -28,7 +28,11 @@ def rows(batch: int, *shape: int, name: str = "x") -> Profile:
 
 def verdict_of(path: Path, plan: Plan, artefact: Path | None = None, **how: Any) -> Verdict:
     spec = ModelSpec.model_validate({"name": "m", "onnx": path, "verification": how})
-    return verify(spec, introspect(path), Prepared(artefact or path, (), ()), plan)
+    return verify(spec, introspect(path), unchanged(path, artefact), plan)
+
+
+def unchanged(path: Path, artefact: Path | None = None) -> Prepared:
+    return Prepared(artefact or path, (), (), introspect(path))
 
 
 def test_a_model_agrees_with_itself_at_min_opt_and_max(tmp_path: Path) -> None:
@@ -151,10 +155,10 @@ def test_shapes_that_do_not_run_are_named(tmp_path: Path) -> None:
 
 
 def test_sizes_are_found_by_trying(tmp_path: Path) -> None:
-    signature = introspect(graphs.dynamic_height_width(tmp_path))
-    assert find_sizes(signature, ("height", "width")) == {"height": 64, "width": 64}
-    signature = introspect(graphs.no_batch(tmp_path))
-    assert find_sizes(signature, ("tokens",)) == {"tokens": 1}
-    signature = introspect(graphs.unknown_operator(tmp_path))
+    assert find_sizes(unchanged(graphs.dynamic_height_width(tmp_path)), ("height", "width")) == {
+        "height": 64,
+        "width": 64,
+    }
+    assert find_sizes(unchanged(graphs.no_batch(tmp_path)), ("tokens",)) == {"tokens": 1}
     with pytest.raises(ModelError):
-        find_sizes(signature, ("batch",))
+        find_sizes(unchanged(graphs.unknown_operator(tmp_path)), ("batch",))

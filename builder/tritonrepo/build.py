@@ -185,7 +185,7 @@ def _result(built: Any, done: Published, seconds: float) -> ModelResult:
         max_abs=max((error.max_abs for error in errors), default=0.0),
         max_rel=max((error.max_rel for error in errors), default=0.0),
         cosine=min((error.cosine for error in errors), default=1.0),
-        notes=(*built.plan.notes, *built.changes),
+        notes=(*built.plan.notes, *map(str, built.changes)),
         version=done.version,
         action=done.action,
         cached=built.cached,

@@ -12,7 +12,7 @@ import os
 import platform
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeVar
 
@@ -20,14 +20,15 @@ from pydantic import TypeAdapter
 
 from tritonrepo import _tensorrt
 from tritonrepo import plan as planning
+from tritonrepo import prepare as preparation
 from tritonrepo import verify as verification
 from tritonrepo.check import BLOCKING, Target, check_staged
 from tritonrepo.compare import OutputError
-from tritonrepo.errors import CheckError
+from tritonrepo.errors import CheckError, ModelError
 from tritonrepo.fingerprint import Cache, digest, key_of, tool_version
 from tritonrepo.introspect import Signature, introspect
 from tritonrepo.plan import Plan
-from tritonrepo.prepare import PASSES, Prepared, prepare
+from tritonrepo.prepare import Change, Prepared
 from tritonrepo.publish import Staged
 from tritonrepo.render import Rendered, render, templates_digest
 from tritonrepo.spec import ModelSpec
@@ -68,9 +69,11 @@ class Built:
 
     staged: Staged
     signature: Signature
+    """Of the model that is served, as prepared."""
     plan: Plan
     verdict: Verdict
-    changes: tuple[str, ...]
+    changes: tuple[Change, ...]
+    """What preparation changed."""
     files: tuple[Path, ...]
     """Every file that the result depends on."""
     cached: bool
@@ -98,16 +101,8 @@ def build_model(task: Task, emit: Callable[[Event], None]) -> Built:
         late=lambda found: _digests(cache, found.external_data),
     )
     source = {"path": model.onnx, "onnx": onnx_digest, "external": _digests(cache, signature.external_data)}
-    prepare_key = digest([source, [run.__name__ for run in PASSES], tool_version("tritonrepo")])
-    prepared = steps.run(
-        "prepare",
-        TypeAdapter(Prepared),
-        ("onnx",),
-        {"source": source, "passes": [run.__name__ for run in PASSES]},
-        lambda: prepare(signature, lambda fill: cache.folder("prepared", prepare_key, fill)),
-        late=lambda found: _digests(cache, (found.path, *found.external_data)),
-    )
-    chosen, verdict = _plan_and_verify(task, steps, signature, prepared, source)
+    prepared, chosen, verdict = _prepare_plan_and_verify(task, steps, signature, source)
+    served = prepared.signature
     rendered = steps.run(
         "render",
         _RenderedCodec(),
@@ -115,11 +110,11 @@ def build_model(task: Task, emit: Callable[[Event], None]) -> Built:
         {
             "settings": settings(model),
             "files": _digests(cache, copied_files(model)),
-            "signature": digest(TypeAdapter(Signature).dump_python(signature, mode="json")),
+            "signature": digest(TypeAdapter(Signature).dump_python(served, mode="json")),
             "plan": digest(TypeAdapter(Plan).dump_python(chosen, mode="json")),
             "templates": templates_digest(task.templates),
         },
-        lambda: render(model, signature, chosen, task.templates),
+        lambda: render(model, served, chosen, task.templates),
     )
     emit(Event("check", "start"))
     _check(task, rendered, chosen)
@@ -137,64 +132,115 @@ def build_model(task: Task, emit: Callable[[Event], None]) -> Built:
     )
     return Built(
         staged=staged,
-        signature=signature,
+        signature=served,
         plan=chosen,
         verdict=verdict,
-        changes=tuple(change.what for change in prepared.changes),
+        changes=prepared.changes,
         files=(model.onnx, *signature.external_data, *model.verification.samples, *copied_files(model)),
         cached=steps.all_cached,
     )
 
 
-def _plan_and_verify(
-    task: Task, steps: _Steps, signature: Signature, prepared: Prepared, source: Mapping[str, object]
-) -> tuple[Plan, Verdict]:
-    """Plan and prove it; where rows turn out to depend on each other, plan without batching and prove that."""
-    model, cache = task.model, steps.cache
+def _prepare_plan_and_verify(
+    task: Task, steps: _Steps, signature: Signature, source: Mapping[str, object]
+) -> tuple[Prepared, Plan, Verdict]:
+    """Prepare, plan and prove; where rows turn out to depend on each other, all that again without batching."""
+    model = task.model
     tensorrt = _tensorrt.availability()
-    artefact = _digests(cache, (prepared.path, *prepared.external_data))
+    engine = model.engine if model.engine != "auto" else "tensorrt" if tensorrt.ok else "python"
+    context = preparation.Context(model, signature, engine)
     rows_mix: str | None = None
     while True:
-        chosen = steps.run(
-            "plan",
-            TypeAdapter(Plan),
-            ("onnxruntime",),
-            {
-                "source": source,
-                "prepared": artefact,
-                "settings": settings(model, "name", "engine", "precision", "batching", "shapes"),
-                "tensorrt": tensorrt.reason,
-                "rows_mix": rows_mix,
-            },
-            lambda: planning.plan(
-                model,
-                signature,
-                prepared,
-                tensorrt,
-                guess=lambda axes: verification.find_sizes(signature, axes),
-                output_shapes=lambda: verification.output_shapes(prepared),
-                rows_mix=rows_mix,  # noqa: B023 - called before the loop goes on
-            ),
-        )
-        verdict = steps.run(
-            "verify",
-            TypeAdapter(Verdict),
-            ("onnxruntime", "numpy"),
-            {
-                "source": source,
-                "prepared": artefact,
-                "settings": settings(model, "verification"),
-                "samples": _digests(cache, model.verification.samples),
-                "profiles": TypeAdapter(Plan).dump_python(chosen, mode="json")["profiles"],
-                "max_batch_size": chosen.max_batch_size,
-            },
-            lambda: verification.verify(model, signature, prepared, chosen),  # noqa: B023 - called at once
-        )
-        if verdict.ok:
-            return chosen, verdict
-        if not verdict.rows_reason:
-            raise verification.explain(verdict, model, signature)
-        rows_mix = verdict.rows_reason
+        prepared = _prepare(steps, context, source)
+        made_to_batch = prepared.changed_by & preparation.FOR_THE_BATCH
+        try:
+            chosen, verdict = _plan_and_verify(task, steps, signature, prepared, source, tensorrt, rows_mix)
+        except ModelError as error:
+            if not made_to_batch or rows_mix:
+                raise
+            rows_mix = error.message  # the graph that was made to batch does not run: back to the one that was given
+        else:
+            if verdict.ok:
+                return prepared, chosen, verdict
+            if not verdict.rows_reason:
+                raise verification.explain(verdict, model, prepared.signature)
+            rows_mix = verdict.rows_reason
+        context = replace(context, without=preparation.FOR_THE_BATCH)
+
+
+def _prepare(steps: _Steps, context: preparation.Context, source: Mapping[str, object]) -> Prepared:
+    inputs = {"source": source, "settings": preparation.settings(context)}
+    key = digest([inputs, tool_version("tritonrepo")])
+    return steps.run(
+        "prepare",
+        TypeAdapter(Prepared),
+        ("onnx",),
+        inputs,
+        lambda: preparation.prepare(context, lambda fill: steps.cache.folder("prepared", key, fill)),
+        late=lambda found: _digests(steps.cache, (found.path, *found.external_data)),
+    )
+
+
+def _plan_and_verify(
+    task: Task,
+    steps: _Steps,
+    signature: Signature,
+    prepared: Prepared,
+    source: Mapping[str, object],
+    tensorrt: _tensorrt.Availability,
+    rows_mix: str | None,
+) -> tuple[Plan, Verdict]:
+    """Plan, and compare what is planned with the original."""
+    model, served = task.model, prepared.signature
+    artefact = {
+        "source": source,
+        "prepared": _digests(steps.cache, (prepared.path, *prepared.external_data)),
+        "names": prepared.names,
+    }
+    chosen = steps.run(
+        "plan",
+        TypeAdapter(Plan),
+        ("onnxruntime",),
+        {
+            **artefact,
+            "refused": prepared.refused,
+            "settings": settings(model, "name", "engine", "precision", "batching", "shapes"),
+            "tensorrt": tensorrt.reason,
+            "rows_mix": rows_mix,
+        },
+        lambda: planning.plan(
+            model,
+            served,
+            prepared,
+            tensorrt,
+            guess=lambda axes: verification.find_sizes(prepared, axes),
+            output_shapes=lambda: verification.output_shapes(prepared),
+            rows_mix=rows_mix,
+        ),
+    )
+    verdict = steps.run(
+        "verify",
+        TypeAdapter(Verdict),
+        ("onnxruntime", "numpy"),
+        {
+            **artefact,
+            "settings": settings(model, "verification"),
+            "samples": _digests(steps.cache, model.verification.samples),
+            "profiles": TypeAdapter(Plan).dump_python(chosen, mode="json")["profiles"],
+            "max_batch_size": chosen.max_batch_size,
+        },
+        lambda: verification.verify(model, signature, prepared, chosen),
+    )
+    return chosen, verdict
+
+
+def _preparation_document(prepared: Prepared) -> dict[str, object]:
+    """What preparation did, for the verdict's document."""
+    return {
+        "changes": [{"pass": change.by, "what": change.what, "why": change.why} for change in prepared.changes],
+        "names": dict(prepared.names),
+        "refused": dict(prepared.refused),
+    }
 
 
 def settings(model: ModelSpec, *only: str) -> Any:
@@ -318,7 +364,7 @@ def _verdict_document(
         "settings": settings(task.model),
         "triton": task.triton,
         "tools": {tool: tool_version(tool) for tool in tools},
-        "changes": [change.what for change in prepared.changes],
+        "preparation": _preparation_document(prepared),
         **{name: plan_document[name] for name in ("engine", "max_batch_size", "batch_reason", "profiles")},
         "verdict": TypeAdapter(Verdict).dump_python(verdict, mode="json"),
     }

@@ -135,7 +135,7 @@ def plan(
 
     Args:
         spec: the model's settings.
-        signature: of the original ONNX file.
+        signature: of the model to serve, as prepared.
         prepared: the file to serve.
         tensorrt: whether plans can be built here.
         guess: asked for the sizes of axes that the spec gives no range for; never asked for tensorrt, whose plans hold
@@ -149,7 +149,7 @@ def plan(
     """
     _check_ranges_are_used(spec, signature)
     engine, engine_reason = _engine(spec, tensorrt)
-    batch, batch_reason = _batch(spec, signature, rows_mix)
+    batch, batch_reason = _batch(spec, signature, rows_mix or _no_batch(signature, prepared))
     if engine == "python":
         _check_python_types(signature)
     elif not batch:
@@ -227,12 +227,19 @@ def _engine(spec: ModelSpec, tensorrt: Availability) -> tuple[ConcreteEngine, st
     return spec.engine, "the spec says so"
 
 
-def _batch(spec: ModelSpec, signature: Signature, rows_mix: str | None) -> tuple[int, str]:
+def _no_batch(signature: Signature, prepared: Prepared) -> str | None:
+    """Why the graph has no batch axis; None where it may have one."""
+    if signature.batch:
+        return None
+    obstacle = prepared.refused.get("dynamic_batch")
+    return f"{signature.batch_reason}, and cannot be made dynamic: {obstacle}" if obstacle else signature.batch_reason
+
+
+def _batch(spec: ModelSpec, signature: Signature, refused: str | None) -> tuple[int, str]:
     """The largest batch, and why."""
     wanted = spec.batching.max_batch_size
     if wanted == 0:
         return 0, "the spec says so"
-    refused = rows_mix or (None if signature.batch else signature.batch_reason)
     if refused and wanted == "auto":
         return 0, f"auto: {refused}"
     if refused:

@@ -101,6 +101,13 @@ class Batching(Block):
     """Policy by level."""
 
 
+class Preparation(Block):
+    """Which passes go over the ONNX graph before it is planned (docs/preparation.md)."""
+
+    weight_inputs: Flag = True
+    """Weights are no longer listed as inputs."""
+
+
 class AxisRange(Block):
     """Range of one symbolic axis."""
 
@@ -370,6 +377,8 @@ class ModelDefaults(Block):
     """``auto``: tensorrt where it can be built, else python."""
     precision: Precision = "fp32"
     """Precision of the artefact."""
+    prepare: Preparation = Preparation()
+    """Passes over the graph."""
     batching: Batching = Field(default_factory=Batching)
     """How the model batches."""
     instances: Annotated[tuple[Instances, ...], Field(min_length=1)] = (Instances(),)

@@ -52,25 +52,28 @@ def verify(spec: ModelSpec, signature: Signature, prepared: Prepared, plan: Plan
         ModelError: ONNX Runtime cannot load or run the model.
         VerificationError: a sample does not fit the model.
     """
-    reference = Session(signature.path, optimize=False)
+    reference = Reference(signature, prepared)
     artefact = Session(prepared.path, optimize=True)
+    served = prepared.signature
     batch = plan.max_batch_size
     errors: list[OutputError] = []
-    for at, inputs in _samples(spec, signature, plan):
+    for at, inputs in _samples(spec, served, plan):
         try:
             got = artefact.run(inputs)
         except ModelError as error:
-            if not batch or _rows(inputs) == 1 or not _runs_by_row(reference, inputs):
+            if not batch or _rows(inputs) == 1 or not _runs_by_row(artefact, inputs):
                 raise
             return Verdict(False, False, f"single rows run, but {error.message}", tuple(errors))
         rows = [reference.run(_row(inputs, row)) for row in range(_rows(inputs))] if batch else []
-        not_rows = _not_one_row(rows, signature)
-        by_row = () if not rows or not_rows else _compare_all(spec, signature, at, got, _stacked(rows))
+        not_rows = _not_one_row(rows, served)
+        by_row = () if not rows or not_rows else _compare_all(spec, served, at, got, _stacked(rows))
         if by_row and all(error.ok for error in by_row):
             errors += by_row
             continue
         # The rows do not add up, or there are none: hold the artefact against the reference on the same batch.
-        whole = _compare_all(spec, signature, at, got, reference.run(inputs))
+        if batch and not reference.takes(inputs):
+            return Verdict(False, False, not_rows or _rows_mixed(at, by_row), tuple(errors))
+        whole = _compare_all(spec, served, at, got, reference.run(inputs))
         if batch and all(error.ok for error in whole):
             return Verdict(False, False, not_rows or _rows_mixed(at, by_row), tuple(errors))
         errors += whole
@@ -89,9 +92,10 @@ def explain(verdict: Verdict, spec: ModelSpec, signature: Signature) -> Verifica
     )
 
 
-def find_sizes(signature: Signature, axes: tuple[str, ...], seed: int = 0) -> dict[str, int] | None:
+def find_sizes(prepared: Prepared, axes: tuple[str, ...], seed: int = 0) -> dict[str, int] | None:
     """Sizes for dynamic axes at which the model runs: 1 for a first axis, and one common size for the others."""
-    session = Session(signature.path, optimize=False)
+    signature = prepared.signature
+    session = Session(prepared.path, optimize=False)
     first = {axis_key(tensor, 0) for tensor in signature.inputs if tensor.shape}
     for size in _SIZES_TO_TRY:
         sizes = {axis: 1 if axis in first else size for axis in axes}
@@ -157,6 +161,52 @@ class Session:
         return {name: np.asarray(value) for name, value in zip(self.output_shapes, values, strict=True)}
 
 
+class Reference:
+    """The original model, asked and answering as the prepared one does: with its names, shapes and types."""
+
+    def __init__(self, signature: Signature, prepared: Prepared) -> None:
+        self._session = Session(signature.path, optimize=False)
+        served = {tensor.name: tensor for tensor in (*prepared.signature.inputs, *prepared.signature.outputs)}
+        self._inputs, self._outputs = (
+            [(tensor, served[prepared.names.get(tensor.name, tensor.name)]) for tensor in tensors]
+            for tensors in (signature.inputs, signature.outputs)
+        )
+
+    def takes(self, inputs: Arrays) -> bool:
+        """Whether it can answer a batch of this size in one run: its own batch may be fixed."""
+        return all(self._repeats(original, inputs[served.name]) == 1 for original, served in self._inputs)
+
+    def run(self, inputs: Arrays) -> dict[str, np.ndarray[Any, Any]]:
+        """All outputs by their served names. Where the original's batch is fixed, a single row is repeated to fill it,
+        and the first row of the answer is given.
+        """
+        import numpy as np
+
+        feeds, repeated = {}, False
+        for original, served in self._inputs:
+            array = inputs[served.name]
+            repeats = self._repeats(original, array)
+            repeated |= repeats > 1
+            array = np.repeat(array, repeats, axis=0) if repeats > 1 else array
+            array = array.reshape(()) if not original.shape else array
+            feeds[original.name] = array.astype(numpy_dtype(original.dtype), copy=False)
+        answers = self._session.run(feeds)
+        arrays = {}
+        for original, served in self._outputs:
+            array = answers[original.name]
+            array = array.reshape(1) if array.ndim == 0 and served.shape else array
+            arrays[served.name] = array[:1] if repeated else array
+        return arrays
+
+    @staticmethod
+    def _repeats(original: Tensor, array: np.ndarray[Any, Any]) -> int:
+        """How often a single row must be repeated; 0 where the array is no single row and does not fit."""
+        size = original.shape[0] if original.shape else None
+        if not isinstance(size, int) or len(array) == size:
+            return 1
+        return size if len(array) == 1 else 0
+
+
 def _not_one_row(rows: Sequence[Arrays], signature: Signature) -> str | None:
     """Which output is not one row for each row of the inputs; None where all are."""
     for output in signature.outputs:
@@ -176,9 +226,9 @@ def _stacked(rows: Sequence[Arrays]) -> Arrays:
     return {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
 
 
-def _runs_by_row(reference: Session, inputs: Arrays) -> bool:
+def _runs_by_row(artefact: Session, inputs: Arrays) -> bool:
     try:
-        reference.run(_row(inputs, 0))
+        artefact.run(_row(inputs, 0))
     except ModelError:
         return False
     return True

@@ -1,35 +1,31 @@
 """ONNX -> ONNX: the passes that make a model fit, and the file they give.
 
-A pass takes a model and gives the model and what it changed, in words; nothing changed is an empty tuple. Each says in
-its docstring what holds afterwards. The model may be changed in place. A file that no pass changes is used as it is.
+A pass takes a model and gives the model and what it changed and why; nothing changed is an empty tuple. Each says in
+its docstring what holds afterwards, and each has a switch of its name in the spec's ``prepare`` block. A file that no
+pass changes is used as it is. The order, and what each is for: docs/preparation.md.
 """
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from tritonrepo.introspect import Signature, external_files, load
+from tritonrepo.introspect import Signature, introspect
+from tritonrepo.prepare.base import CannotChange, Change, Context, Pass
 from tritonrepo.prepare.weight_inputs import drop_weight_inputs
+from tritonrepo.prepare.weights import open_model, write_model
 
-if TYPE_CHECKING:
-    import onnx
+__all__ = ["FOR_THE_BATCH", "PASSES", "CannotChange", "Change", "Context", "Pass", "Prepared", "prepare", "settings"]
 
-Pass = Callable[["onnx.ModelProto"], tuple["onnx.ModelProto", tuple[str, ...]]]
+#: Name in the spec -> pass, in the order in which they run.
+PASSES: Mapping[str, Pass] = {
+    "weight_inputs": drop_weight_inputs,
+    # Precision comes last, here: it sees the graph as it will be served.
+}
 
-#: In the order in which they run.
-PASSES: Sequence[Pass] = (drop_weight_inputs,)
-
-
-@dataclass(frozen=True)
-class Change:
-    """One thing that a pass changed."""
-
-    by: str
-    what: str
+#: Passes whose work is undone when the batch that they make turns out not to be one.
+FOR_THE_BATCH = frozenset({"dynamic_batch"})
 
 
 @dataclass(frozen=True)
@@ -39,29 +35,56 @@ class Prepared:
     path: Path
     external_data: tuple[Path, ...]
     changes: tuple[Change, ...]
+    signature: Signature
+    """Of the model to serve. Its ``path`` is the original's all the same: it is for messages."""
+    names: Mapping[str, str] = field(default_factory=dict)
+    """Inputs and outputs that are served under another name: name in the original -> served name."""
+    refused: Mapping[str, str] = field(default_factory=dict)
+    """Pass -> why it could not do what it is for."""
+
+    @property
+    def changed_by(self) -> frozenset[str]:
+        """The passes that changed something."""
+        return frozenset(change.by for change in self.changes)
 
 
-def prepare(signature: Signature, keep: Callable[[Callable[[Path], None]], Path]) -> Prepared:
-    """Run all passes over a model.
+def prepare(context: Context, keep: Callable[[Callable[[Path], None]], Path]) -> Prepared:
+    """Run the passes over a model.
 
     Args:
-        signature: of the original file.
+        context: the settings and the original's signature.
         keep: gives a folder for the changed model; it is called with a function that writes into that folder.
     """
-    model = load(signature.path)
+    import onnx
+
+    source = context.signature.path
+    model = open_model(source)
     changes: list[Change] = []
-    for run in PASSES:
-        model, changed = run(model)
-        changes += [Change(run.__name__, what) for what in changed]
+    refused: dict[str, str] = {}
+    for name in _chosen(context):
+        attempt = onnx.ModelProto()
+        attempt.CopyFrom(model)
+        try:
+            attempt, changed = PASSES[name](attempt, context)
+        except CannotChange as why:
+            refused[name] = str(why)
+            continue
+        if changed:
+            model = attempt
+            changes += changed
     if not changes:
-        return Prepared(signature.path, signature.external_data, ())
+        return Prepared(source, context.signature.external_data, (), context.signature, refused=refused)
+    path = keep(lambda folder: write_model(model, source, folder)) / "model.onnx"
+    served = introspect(path)
+    return Prepared(path, served.external_data, tuple(changes), replace(served, path=source), refused=refused)
 
-    def write(folder: Path) -> None:
-        (folder / "model.onnx").write_bytes(model.SerializeToString(deterministic=True))
-        for file in signature.external_data:
-            target = folder / file.relative_to(signature.path.parent)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(file, target)
 
-    path = keep(write) / "model.onnx"
-    return Prepared(path, external_files(model, path), tuple(changes))
+def settings(context: Context) -> Mapping[str, object]:
+    """All that the result depends on besides the file, for the key of the result in the cache."""
+    return {"passes": _chosen(context)}
+
+
+def _chosen(context: Context) -> tuple[str, ...]:
+    """The passes that are switched on."""
+    switches = context.spec.prepare
+    return tuple(name for name in PASSES if getattr(switches, name) and name not in context.without)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from tritonrepo.prepare.base import Change, Context
+
 if TYPE_CHECKING:
     import onnx
 
@@ -11,7 +13,7 @@ if TYPE_CHECKING:
 _IR_WITH_CONSTANT_WEIGHTS = 4
 
 
-def drop_weight_inputs(model: onnx.ModelProto) -> tuple[onnx.ModelProto, tuple[str, ...]]:
+def drop_weight_inputs(model: onnx.ModelProto, _: Context) -> tuple[onnx.ModelProto, tuple[Change, ...]]:
     """Old exporters list every weight as an input too, so that a caller may replace it. No caller through Triton can;
     and a runtime must not fold such weights into constants.
 
@@ -25,4 +27,9 @@ def drop_weight_inputs(model: onnx.ModelProto) -> tuple[onnx.ModelProto, tuple[s
     del model.graph.input[:]
     model.graph.input.extend(kept)
     model.ir_version = max(model.ir_version, _IR_WITH_CONSTANT_WEIGHTS)
-    return model, (f"{count} weights are no longer listed as inputs",)
+    what = (
+        "1 weight is no longer listed as an input" if count == 1 else f"{count} weights are no longer listed as inputs"
+    )
+    return model, (
+        Change("weight_inputs", what, "no caller can replace it, and a runtime may now take it as constant"),
+    )
