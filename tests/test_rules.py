@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from agreement import case
 from agreement.case import PYTHON, Case
 from agreement.judge import Judgement
 from agreement.kept import Kept
@@ -21,7 +22,7 @@ from tritonrepo.check.explain import CONSEQUENCES, explain, overview, page
 from tritonrepo.check.fix import mend, write
 from tritonrepo.check.model import Repository
 from tritonrepo.check.report import SEVERITIES
-from tritonrepo.check.rule import Tree
+from tritonrepo.check.rule import Link, Tree
 from tritonrepo.check.rules import TOPICS, load_rules
 
 load_rules()
@@ -44,6 +45,9 @@ def write_tree(tree: Tree, root: Path) -> Path:
             file.mkdir(parents=True, exist_ok=True)
             continue
         file.parent.mkdir(parents=True, exist_ok=True)
+        if isinstance(content, Link):
+            file.symlink_to(content)
+            continue
         file.write_bytes(content if isinstance(content, bytes) else content.encode())
     return root
 
@@ -155,14 +159,21 @@ def is_judged(rule: Rule, folder: Path) -> bool:
 
 def as_case(rule: Rule, name: str, tree: Tree) -> Case:
     """An example for the real server, which runs a model.py: an empty one stands for any that works."""
-    files = {path: content if isinstance(content, bytes) else content.encode() for path, content in tree.items()}
+    files = {path: _as_bytes(content) for path, content in tree.items()}
     files = {path: content or (PYTHON if path.endswith("/model.py") else content) for path, content in files.items()}
     gpus = rule.target.gpus
     return Case(f"rules/{rule.id}/{name}", files, gpus=1 if gpus is None else len(gpus))
 
 
+def _as_bytes(content: str | bytes) -> bytes:
+    if isinstance(content, Link):
+        return case.Link(content.encode())
+    return content if isinstance(content, bytes) else content.encode()
+
+
 # Rules outside the topics of backends that the server that judges has nothing to say of, and why.
 NOT_JUDGED: Mapping[str, str] = {
+    "TR018": "backends look into the file",
     "TR115": "release 24.10 has no model_metrics",
     "TR218": "the TensorRT backend looks at this",
     "TR219": "new in 26.03",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import textwrap
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -10,6 +11,12 @@ from functools import cached_property
 from typing import Any
 
 Tree = Mapping[str, bytes]
+"""A repository's content by path; a path that ends in / is a folder, a ``Link`` as content a symbolic link."""
+
+
+class Link(bytes):
+    """In a tree: a symbolic link to this path, which need not exist."""
+
 
 PLACEHOLDER = b"stands for a model"
 """Content of model files that nothing reads: the stub backend wants them to be there, no more."""
@@ -56,9 +63,25 @@ def digest(tree: Tree, gpus: int) -> str:
     """The name of what is judged: a hash of a repository's content, and of the number of GPUs."""
     made = hashlib.sha256(b"%d" % gpus)
     for path, content in sorted(tree.items()):
-        made.update(b"\0%s\0%d\0" % (path.encode(), len(content)))
+        kind = b"link" if isinstance(content, Link) else b""
+        made.update(b"\0%s\0%s%d\0" % (path.encode(), kind, len(content)))
         made.update(content)
     return made.hexdigest()[:24]
+
+
+def write_tree(tree: Tree, root: str) -> None:
+    """Write a repository's content into a folder. Paths are texts: it is done a hundred thousand times."""
+    for path, content in tree.items():
+        target = f"{root}/{path}"
+        if path.endswith("/"):
+            os.makedirs(target, exist_ok=True)  # noqa: PTH103
+            continue
+        os.makedirs(os.path.dirname(target), exist_ok=True)  # noqa: PTH103, PTH120
+        if isinstance(content, Link):
+            os.symlink(bytes(content), target.encode())  # noqa: PTH211
+            continue
+        with open(target, "wb") as file:  # noqa: PTH123
+            file.write(content)
 
 
 def model(name: str, config: str | bytes | None, *files: str, **contents: bytes) -> dict[str, bytes]:

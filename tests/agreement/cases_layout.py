@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from .case import PLACEHOLDER, PYTHON, Case, Tree, model
+from .case import PLACEHOLDER, PYTHON, Case, Link, Tree, model
 
 _IO = 'input { name: "x" data_type: TYPE_FP32 dims: 4 }\noutput { name: "y" data_type: TYPE_FP32 dims: 4 }\n'
 _ONNX = f'backend: "onnxruntime"\n{_IO}'
@@ -16,7 +16,8 @@ _ANY = f'backend: "identity"\n{_IO}'
 
 def cases() -> Iterator[Case]:
     """All cases."""
-    for name, tree in {**_CONFIGS, **_NAMES, **dict(_version_names()), **dict(_policies()), **_FILES}.items():
+    more = {**dict(_version_names()), **dict(_policies()), **dict(_links())}
+    for name, tree in {**_CONFIGS, **_NAMES, **_FILES, **more}.items():
         yield Case(f"ours/layout_{name}", tree)
 
 
@@ -112,6 +113,38 @@ def _policies() -> Iterator[tuple[str, Tree]]:
         yield f"policy/{label}", model("m", text, "1/model.onnx", "3/model.onnx", "10/model.onnx")
         yield f"policy_first_broken/{label}", model("m", text, "1/", "3/model.onnx", "10/model.onnx")
         yield f"policy_last_broken/{label}", model("m", text, "1/model.onnx", "3/model.onnx", "10/")
+
+
+def _links() -> Iterator[tuple[str, Tree]]:
+    """Symbolic links in the place of everything that the server looks at: to what is there, to nothing, to themselves."""
+    there = {"real/config.pbtxt": _ONNX.encode(), "real/1/model.onnx": PLACEHOLDER, "real/labels": b"one\n"}
+    labels = f'{_ONNX}output {{ name: "z" data_type: TYPE_FP32 dims: 5 label_filename: "labels" }}'
+    python = {"m/config.pbtxt": _PYTHON.encode(), "real/1/model.py": PYTHON}
+    onnx = model("m", _ONNX, "1/model.onnx")
+    for label, names in {"there": "", "nothing": "nothing", "itself": "-"}.items():
+
+        def link(path: str, to: str, names: str = names) -> dict[str, bytes]:
+            """A link to a path of the model ``real``, seen from the link's folder."""
+            up = "../" * path.count("/")
+            return {path: Link((path.rpartition("/")[2] if names == "-" else f"{up}{names or to}").encode())}
+
+        config = {name: content for name, content in onnx.items() if name != "m/config.pbtxt"}
+        yield f"link/model/{label}", there | link("m", "real")
+        yield f"link/config/{label}", there | config | link("m/config.pbtxt", "real/config.pbtxt")
+        yield f"link/version/{label}", there | model("m", _ONNX) | link("m/1", "real/1")
+        yield f"link/version_beside/{label}", there | onnx | link("m/2", "real/1")
+        yield f"link/version_below/{label}", there | model("m", _ONNX, "2/model.onnx") | link("m/1", "real/1")
+        yield f"link/file/{label}", there | model("m", _ONNX, "1/") | link("m/1/model.onnx", "real/1/model.onnx")
+        yield f"link/file_without_config/{label}", there | link("m/1/model.onnx", "real/1/model.onnx")
+        yield f"link/python/{label}", there | python | link("m/1/model.py", "real/1/model.py")
+        yield f"link/labels/{label}", there | model("m", labels, "1/model.onnx") | link("m/labels", "real/labels")
+        yield f"link/beside/{label}", there | onnx | link("m/notes", "real/labels")
+        yield f"link/beside_file/{label}", there | onnx | link("m/1/weights", "real/labels")
+        yield f"link/folder_beside/{label}", there | onnx | link("m/docs", "real")
+        yield f"link/alone/{label}", there | {"m/": b""} | link("m/notes", "real/labels")
+    yield "link/config_is_folder", there | model("m", None, "1/model.onnx") | {"m/config.pbtxt": Link(b"1")}
+    yield "link/file_is_folder", there | model("m", _ONNX, "1/") | {"m/1/model.onnx": Link(b"../../real")}
+    yield "link/version_is_file", there | model("m", _ONNX) | {"m/1": Link(b"../real/labels")}
 
 
 _FILES: Mapping[str, Tree] = {

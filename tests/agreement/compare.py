@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .case import Case, Tree
+from .case import Case, write_tree
 from .judge import BACKENDS, RELEASE, Judgement
 
 if TYPE_CHECKING:
@@ -86,7 +86,8 @@ def _findings(case: Case, folder: Path) -> list[Finding]:
         only_core=case.known is None,
     )
     repository = folder / "repository"
-    _write(case.tree, repository)
+    repository.mkdir()
+    write_tree(case.tree, str(repository))
     try:
         return [each for each in check(repository, target) if each.severity in NOT_SERVED]
     finally:
@@ -99,14 +100,3 @@ def _same_fault(case: Case, judgement: Judgement) -> bool:
 
     error = parse(case.tree[f"{judgement.model}/config.pbtxt"], schema(RELEASE)).error
     return error is not None and judgement.reason == f"{error.line}:{error.column}: {error.message}"
-
-
-def _write(tree: Tree, repository: Path) -> None:
-    repository.mkdir()
-    for path, content in tree.items():
-        target = repository / path
-        if path.endswith("/"):
-            target.mkdir(parents=True, exist_ok=True)
-            continue
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_bytes(content)

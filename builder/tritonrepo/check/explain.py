@@ -7,7 +7,7 @@ from importlib import import_module
 from itertools import groupby
 
 from tritonrepo.check.report import printable
-from tritonrepo.check.rule import Rule, Severity, Tree
+from tritonrepo.check.rule import Link, Rule, Severity, Tree
 
 #: What the server does to a model that breaks a rule of this severity.
 CONSEQUENCES: Mapping[Severity, str] = {
@@ -87,6 +87,8 @@ def _tree(tree: Tree, other: Tree | None = None, *, margin: str = "  ") -> str:
 
 
 def _shown(content: str | bytes) -> list[str]:
+    if isinstance(content, Link):
+        return [f"-> {content}"]
     if isinstance(content, bytes) and not _is_text(content):
         return [f"({len(content)} bytes)"]
     words = content.decode() if isinstance(content, bytes) else content

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import stat
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
@@ -28,6 +28,9 @@ class Files(Protocol):
     def names(self, folder: str = "") -> Mapping[str, bool]:
         """What is in a folder (``""``: the model's own): name -> whether it is a directory. Empty if there is none."""
 
+    def broken_links(self) -> Sequence[str]:
+        """Names in the model's own folder of symbolic links that lead nowhere; ``""`` where the folder is one."""
+
     def is_folder(self, path: str) -> bool | None:
         """Whether a path is a folder's; None where nothing is there."""
 
@@ -46,14 +49,28 @@ class DiskFiles:
 
     def __init__(self, root: Path) -> None:
         self._root = root
+        self._broken: list[str] | None = None
 
     def names(self, folder: str = "") -> Mapping[str, bool]:  # noqa: D102 - see Files
+        found, broken = {}, []
         try:
             with os.scandir(self._at(folder)) as entries:
-                # A link that leads nowhere is as good as nothing.
-                return {each.name: each.is_dir() for each in entries if not each.is_symlink() or _leads(each.path)}
+                for each in entries:
+                    # A link that leads nowhere is as good as nothing.
+                    if each.is_symlink() and not os.path.exists(each.path):  # noqa: PTH110
+                        broken.append(each.name)
+                    else:
+                        found[each.name] = each.is_dir()
         except OSError:
-            return {}
+            broken += [""] * self._root.is_symlink()
+        if not folder:
+            self._broken = broken
+        return found
+
+    def broken_links(self) -> Sequence[str]:  # noqa: D102
+        if self._broken is None:
+            self.names()
+        return self._broken or ()
 
     def is_folder(self, path: str) -> bool | None:  # noqa: D102
         try:
@@ -77,10 +94,6 @@ class DiskFiles:
         return f"{self._root}/{path}"
 
 
-def _leads(link: str) -> bool:
-    return os.path.exists(link)  # noqa: PTH110
-
-
 class StagedFiles:
     """Files that are not in a repository yet: contents, or the files that will be copied."""
 
@@ -95,6 +108,9 @@ class StagedFiles:
             if parts[:depth] == PurePosixPath(folder).parts and len(parts) > depth:
                 found[parts[depth]] = len(parts) > depth + 1
         return found
+
+    def broken_links(self) -> Sequence[str]:  # noqa: D102
+        return ()
 
     def is_folder(self, path: str) -> bool | None:  # noqa: D102
         folder, _, name = os.path.normpath(path).rpartition("/")
@@ -149,6 +165,11 @@ class Model(Asked):
     def entries(self) -> Mapping[str, bool]:
         """Names in the directory -> whether each is a directory."""
         return self.files.names()
+
+    @cached_property
+    def broken_links(self) -> Sequence[str]:
+        """Names in the directory of symbolic links that lead nowhere; ``""`` where the directory is one."""
+        return self.files.broken_links()
 
     @cached_property
     def versions(self) -> tuple[str, ...]:
@@ -243,8 +264,9 @@ class Repository(Asked):
 
     @cached_property
     def models(self) -> Mapping[str, Model]:
-        """Every model by name, in the order of the names."""
-        names = {name for name, folder in DiskFiles(self.path).names().items() if folder} | set(self._staged)
+        """Every model by name, in the order of the names; links that lead nowhere are as much in the server's way."""
+        root = DiskFiles(self.path)
+        names = {name for name, folder in root.names().items() if folder} | {*root.broken_links()} | set(self._staged)
         return {name: Model(name, self.path / name, self.files_of(name), self.types, self) for name in sorted(names)}
 
     def files_of(self, name: str) -> Files:

@@ -39,6 +39,12 @@ BLOCKING: frozenset[Severity] = NOT_SERVED | {"breaks"}
 Tree = Mapping[str, str | bytes]
 
 
+class Link(str):
+    """In the tree of an example: a symbolic link to this path."""
+
+    __slots__ = ()
+
+
 @dataclass(frozen=True)
 class Target:
     """What will serve the repository."""

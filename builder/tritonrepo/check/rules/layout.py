@@ -8,7 +8,7 @@ from urllib.parse import quote
 
 from tritonrepo.check._textformat import SyntaxFault
 from tritonrepo.check.model import CONFIG, Model
-from tritonrepo.check.rule import Edit, Spot, Target, rule
+from tritonrepo.check.rule import Edit, Link, Spot, Target, rule
 from tritonrepo.check.rules._help import MODEL_PY, TENSORS, example, exists, is_folder, is_utf8, nearest
 
 INT64 = 2**63 - 1
@@ -312,7 +312,7 @@ def config_exists(model: Model, target: Target) -> Iterator[Spot]:
     right={"m/config.pbtxt": f'backend: "pytorch"{TENSORS}', "m/1/model.pt": ""},
 )
 def directory_is_a_model(model: Model, target: Target) -> Iterator[Spot]:
-    if _is_no_model(model):
+    if _is_no_model(model) and not model.broken_links:
         yield model.spot_at("", "this directory is no model: no config, no version", "Move it out of the repository.")
 
 
@@ -421,3 +421,53 @@ def missing_versions_are_listed_once(model: Model, target: Target) -> Iterator[S
         if number not in model.served and number in listed[:index]:
             message = f"version {number} is listed again, and there is no directory for it"
             yield model.spot("versions", message, "Take it from the list.", within=specific, index=index)
+
+
+@rule(
+    "TR017",
+    "reject",
+    "no symbolic link leads nowhere",
+    "The server looks at everything in a model's directory, and refuses the model for a link whose target is not "
+    "there, whatever it is for. It looks at everything beside the models, too, and there such a link ends it before it "
+    "loads any. Links that lead somewhere are followed. Within a version's directory only the backend notices.",
+    wrong={"m/config.pbtxt": f'backend: "pytorch"{TENSORS}', "m/1/model.pt": "", "m/latest": Link("2")},
+    right={"m/config.pbtxt": f'backend: "pytorch"{TENSORS}', "m/1/model.pt": "", "m/latest": Link("1")},
+    parsed=False,
+)
+def links_lead_somewhere(model: Model, target: Target) -> Iterator[Spot]:
+    for name in model.broken_links:
+        after = "the server refuses the model" if name else "the server ends, and serves nothing of the repository"
+        yield model.spot_at(name, f"this link leads nowhere: {after}", "Remove it, or bring back what it leads to.")
+
+
+@rule(
+    "TR018",
+    "reject",
+    "a model's file is not a Git LFS pointer",
+    "Without `git lfs pull` a checkout has a few lines of text in the place of a large file. No backend can load "
+    "that; TR801 says it of ONNX files.",
+    wrong={
+        "m/config.pbtxt": f'backend: "tensorrt"{TENSORS}',
+        "m/1/model.plan": "version https://git-lfs.github.com/spec/v1\noid sha256:4665b5...\nsize 5242880\n",
+    },
+    right={"m/config.pbtxt": f'backend: "tensorrt"{TENSORS}', "m/1/model.plan": b"\0"},
+)
+def file_is_no_pointer(model: Model, target: Target) -> Iterator[Spot]:
+    if model.backend not in _WITH_FILES - {"onnxruntime"} or target.only_core:
+        return
+    for number in model.served:
+        for name in _filenames(model, target):
+            path = f"{number}/{name}"
+            if is_folder(model, str(number), name) is False and _is_pointer(model, path):
+                yield model.spot_at(path, "this is a Git LFS pointer, not the model", "Run `git lfs pull`.")
+
+
+def _is_pointer(model: Model, path: str) -> bool:
+    try:
+        return model.files.size(path) < _POINTER_SIZE and model.files.read(path).startswith(_POINTER)
+    except OSError:
+        return False
+
+
+#: How a pointer begins, and what it stays below.
+_POINTER, _POINTER_SIZE = b"version https://git-lfs", 1024
