@@ -316,7 +316,7 @@ def no_outputs(folder: Path) -> Path:
 
 
 def no_inputs(folder: Path) -> Path:
-    """An output that is a constant, but no input: loads in ONNX Runtime, cannot be served."""
+    """An output that is a constant, but no input: model.py can serve it, other backends cannot."""
     value = numpy_helper.from_array(np.array([1, 2], np.float32), "y")
     return _write(folder, "no_inputs", [_node("Constant", "", "y", value=value)], [], [_value("y", [2])])
 

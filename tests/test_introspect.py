@@ -66,6 +66,7 @@ def test_a_shape_that_is_missing_is_inferred(tmp_path: Path) -> None:
         (graphs.scalar_input, "input scale is a scalar"),
         (graphs.no_batch, "the first axis of output y is fixed at 4"),
         (graphs.constant_output, "the first axis of output version is fixed at 2"),
+        (graphs.no_inputs, "the model has no inputs"),
     ],
 )
 def test_what_cannot_be_a_batch(write: graphs.Write, reason: str, tmp_path: Path) -> None:
@@ -81,7 +82,6 @@ def test_what_cannot_be_a_batch(write: graphs.Write, reason: str, tmp_path: Path
         (graphs.truncated, "truncated or damaged"),
         (graphs.empty_graph, "the graph is empty"),
         (graphs.no_outputs, "no outputs"),
-        (graphs.no_inputs, "no inputs"),
         (graphs.missing_external_data, "'missing_external_data.bin' is missing"),
         (graphs.short_external_data, "is too short for weight"),
         (graphs.external_data_parent, "lies outside the model's folder"),

@@ -119,8 +119,17 @@ def test_tensors_that_triton_cannot_carry() -> None:
         with pytest.raises(ModelError, match="'x' is BF16"):
             render.model_config(spec(), bf16, plan(engine))
     assert render.model_config(spec(), bf16, plan("tensorrt")).input[0].data_type == mc.schema().TYPE_BF16
-    with pytest.raises(ModelError, match="'y' has an axis of size 0"):
-        render.model_config(spec(), signature(outputs=(Tensor("y", "FP32", ("n", 0)),)), plan())
+
+
+def test_an_axis_of_size_0_is_left_open_because_triton_has_no_such_dim() -> None:
+    empty = signature(outputs=(Tensor("y", "FP32", ("n", 0)),))
+    assert list(render.model_config(spec(), empty, plan()).output[0].dims) == [-1]
+
+
+def test_no_warmup_of_a_model_that_takes_no_values() -> None:
+    for inputs in ((), (Tensor("x", "FP32", (0, 2)),)):
+        config = render.model_config(spec(), signature(inputs), plan("python", 0))
+        assert not config.model_warmup
 
 
 @pytest.mark.parametrize(

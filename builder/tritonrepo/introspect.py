@@ -94,8 +94,6 @@ def introspect(path: Path) -> Signature:
         graph = _with_inferred_shapes(model).graph
     inputs = tuple(_tensor(value, "input", path) for value in graph.input if value.name not in weights)
     outputs = tuple(_tensor(value, "output", path) for value in graph.output)
-    if not inputs:
-        raise ModelError("the graph has no inputs", where=path, hint="Triton serves only models that take an input.")
     for kind, group in (("input", inputs), ("output", outputs)):
         _check_names(kind, group, path)
     batch, reason = conclude_batch(inputs, outputs)
@@ -201,6 +199,8 @@ def external_files(model: onnx.ModelProto, path: Path) -> tuple[Path, ...]:
 
 def conclude_batch(inputs: tuple[Tensor, ...], outputs: tuple[Tensor, ...]) -> tuple[bool, str]:
     """Whether the first axis may be a batch, and why. Only the graph's words are heard; verify proves it."""
+    if not inputs:
+        return False, "the model has no inputs"
     for kind, group in (("input", inputs), ("output", outputs)):
         for tensor in group:
             if not tensor.shape:

@@ -152,8 +152,10 @@ def plan(
     batch, batch_reason = _batch(spec, signature, rows_mix or _no_batch(signature, prepared))
     if engine == "python":
         _check_python_types(signature)
-    elif not batch:
-        _check_no_scalars(engine, signature)
+    else:
+        _check_inputs(engine, signature)
+        if not batch:
+            _check_no_scalars(engine, signature)
     missing = _missing_ranges(spec, signature, batch)
     guesses = (guess(missing) if engine != "tensorrt" else None) if missing else {}
     if guesses is None:
@@ -351,6 +353,23 @@ def _check_python_types(signature: Signature) -> None:
                 f"{tensor.name} is bfloat16, which ONNX Runtime's Python interface cannot carry",
                 where=signature.path,
                 hint="Cast it to float32 inside the graph, or use engine tensorrt on a GPU host.",
+            )
+
+
+def _check_inputs(engine: str, signature: Signature) -> None:
+    """What model.py can do and the other backends cannot: no inputs at all, and axes that are always empty."""
+    if not signature.inputs:
+        raise ModelError(
+            f"the model has no inputs, which engine {engine} cannot serve",
+            where=signature.path,
+            hint="Use engine python, or give the model an input.",
+        )
+    for tensor in (*signature.inputs, *signature.outputs):
+        if 0 in tensor.shape:
+            raise ModelError(
+                f"{tensor.name} has an axis of size 0, which engine {engine} cannot serve",
+                where=signature.path,
+                hint="Use engine python, or remove the tensor: it never holds a value.",
             )
 
 

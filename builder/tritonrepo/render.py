@@ -139,17 +139,17 @@ def _tensor(tensor: Tensor, signature: Signature, plan: Plan) -> dict[str, objec
     if len(tensor.shape) == 1 and plan.max_batch_size > 0:
         # Triton wants at least one dim; the empty shape is what the model sees behind the batch axis.
         entry["reshape"] = {"shape": []}
-    if 0 in tensor.shape:
-        raise ModelError(
-            f"tensor {tensor.name!r} has an axis of size 0, which Triton cannot carry", where=signature.path
-        )
     return entry
 
 
 def _dims(tensor: Tensor, plan: Plan) -> tuple[int, ...]:
-    """Shape as the config gives it: without the batch axis, -1 for any size, and never empty."""
+    """Shape as the config gives it: without the batch axis, -1 for any size, and never empty.
+
+    Triton knows no dim of size 0; it carries such a tensor where any size is allowed, and the model itself refuses all
+    other sizes.
+    """
     shape = tensor.shape[1:] if plan.max_batch_size > 0 else tensor.shape
-    return tuple(dim if isinstance(dim, int) else -1 for dim in shape) or (1,)
+    return tuple(dim if isinstance(dim, int) and dim > 0 else -1 for dim in shape) or (1,)
 
 
 def _instance_group(group: Instances, plan: Plan) -> dict[str, object]:
@@ -244,6 +244,8 @@ def _warmups(spec: ModelSpec, signature: Signature, plan: Plan) -> list[dict[str
     # An empty text, which is what zeros mean for STRING, is no likely input of any model.
     if any(tensor.dtype == "STRING" or _usual_dims(tensor, plan) is None for tensor in signature.inputs):
         return []
+    if not signature.inputs or any(0 in (_usual_dims(tensor, plan) or ()) for tensor in signature.inputs):
+        return []  # Triton takes no warmup without values
     return [_warmup(Warmup(name="opt"), {}, signature, plan)]
 
 

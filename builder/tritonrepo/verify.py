@@ -8,14 +8,16 @@ the requests that Triton put beside it.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tritonrepo.compare import FLOATS, OutputError, compare
+from tritonrepo import _ort_errors
+from tritonrepo.compare import OutputError, compare
 from tritonrepo.errors import ModelError, VerificationError
-from tritonrepo.introspect import Dim, Signature, Tensor
+from tritonrepo.generate import generate, numpy_dtype, recipes, uses_of
+from tritonrepo.introspect import Dim, Signature, Tensor, load
 from tritonrepo.plan import Plan, Shape, axis_key
 from tritonrepo.prepare import Prepared
 from tritonrepo.spec import ModelSpec, Verification
@@ -57,11 +59,11 @@ def verify(spec: ModelSpec, signature: Signature, prepared: Prepared, plan: Plan
     served = prepared.signature
     batch = plan.max_batch_size
     errors: list[OutputError] = []
-    for at, inputs in _samples(spec, served, plan):
+    for at, inputs in _samples(spec, served, plan, artefact):
         try:
             got = artefact.run(inputs)
         except ModelError as error:
-            if not batch or _rows(inputs) == 1 or not _runs_by_row(artefact, inputs):
+            if not batch or _rows(inputs) == 1 or not artefact.runs(_row(inputs, 0)):
                 raise
             return Verdict(False, False, f"single rows run, but {error.message}", tuple(errors))
         rows = [reference.run(_row(inputs, row)) for row in range(_rows(inputs))] if batch else []
@@ -96,6 +98,7 @@ def find_sizes(prepared: Prepared, axes: tuple[str, ...], seed: int = 0) -> dict
     """Sizes for dynamic axes at which the model runs: 1 for a first axis, and one common size for the others."""
     signature = prepared.signature
     session = Session(prepared.path, optimize=False)
+    generated = _Generated(Verification(seed=seed), signature, prepared.path, session.runs)
     first = {axis_key(tensor, 0) for tensor in signature.inputs if tensor.shape}
     for size in _SIZES_TO_TRY:
         sizes = {axis: 1 if axis in first else size for axis in axes}
@@ -106,11 +109,8 @@ def find_sizes(prepared: Prepared, axes: tuple[str, ...], seed: int = 0) -> dict
             )
             for tensor in signature.inputs
         }
-        try:
-            session.run(_generate(Verification(seed=seed), signature, shapes, "opt", 0))
-        except ModelError:
-            continue
-        return sizes
+        if generated(shapes, "opt", 0) is not None:
+            return sizes
     return None
 
 
@@ -136,10 +136,9 @@ class Session:
                 str(path), options, providers=["CPUExecutionProvider"]
             )
         except Exception as error:  # ONNX Runtime raises a dozen classes without a common base
+            said = _ort_errors.words(error)
             raise ModelError(
-                f"ONNX Runtime cannot load the model: {_words(error)}",
-                where=path,
-                hint="An operator or type that is not implemented must be replaced before export.",
+                f"ONNX Runtime cannot load the model: {said}", where=path, hint=_ort_errors.hint(said)
             ) from None
         self.output_shapes: dict[str, tuple[Dim, ...]] = {
             output.name: tuple(output.shape) for output in self._session.get_outputs()
@@ -154,11 +153,19 @@ class Session:
         except Exception as error:  # see __init__
             shapes = ", ".join(f"{name} {list(array.shape)}" for name, array in inputs.items())
             raise ModelError(
-                f"the model does not run on {shapes}: {_words(error)}",
+                f"the model does not run on {shapes}: {_ort_errors.words(error)}",
                 where=self.path,
                 hint="Narrow the ranges under `shapes:` to what the model accepts, or give verification.samples.",
             ) from None
         return {name: np.asarray(value) for name, value in zip(self.output_shapes, values, strict=True)}
+
+    def runs(self, inputs: Arrays) -> bool:
+        """Whether the model runs on these inputs."""
+        try:
+            self.run(inputs)
+        except ModelError:
+            return False
+        return True
 
 
 class Reference:
@@ -226,14 +233,6 @@ def _stacked(rows: Sequence[Arrays]) -> Arrays:
     return {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
 
 
-def _runs_by_row(artefact: Session, inputs: Arrays) -> bool:
-    try:
-        artefact.run(_row(inputs, 0))
-    except ModelError:
-        return False
-    return True
-
-
 def _row(inputs: Arrays, row: int) -> Arrays:
     return {name: array[row : row + 1] for name, array in inputs.items()}
 
@@ -250,7 +249,7 @@ def _rows_mixed(at: str, by_row: tuple[OutputError, ...]) -> str:
     return f"row {error.worst_index[0]} of output {error.output} changes with the other rows of its batch ({at})"
 
 
-def _samples(spec: ModelSpec, signature: Signature, plan: Plan) -> Iterator[tuple[str, Arrays]]:
+def _samples(spec: ModelSpec, signature: Signature, plan: Plan, artefact: Session) -> Iterator[tuple[str, Arrays]]:
     """The user's samples, or generated ones at the min, opt and max shapes of each profile."""
     if spec.verification.samples:
         loaded = [(path.name, _load_sample(path, signature, plan)) for path in spec.verification.samples]
@@ -258,6 +257,8 @@ def _samples(spec: ModelSpec, signature: Signature, plan: Plan) -> Iterator[tupl
         if plan.max_batch_size > 1 and all(_rows(arrays) == 1 for _, arrays in loaded):
             yield f"{loaded[0][0]}, two rows", _two_rows(loaded[0][1])
         return
+    one = (lambda inputs: _row(inputs, 0)) if plan.max_batch_size else (lambda inputs: inputs)
+    generated = _Generated(spec.verification, signature, artefact.path, lambda inputs: artefact.runs(one(inputs)))
     for number, profile in enumerate(plan.profiles):
         seen: list[Mapping[str, Shape]] = []
         for at in ("min", "opt", "max"):
@@ -267,7 +268,7 @@ def _samples(spec: ModelSpec, signature: Signature, plan: Plan) -> Iterator[tupl
             seen.append(shapes)
             label = at if len(plan.profiles) == 1 else f"{at} of profile {number}"
             for repeat in range(max(1, spec.verification.generated)):
-                yield label, _generate(spec.verification, signature, shapes, at, repeat)
+                yield label, generated.usual(shapes, at, repeat)
 
 
 def _two_rows(row: Arrays) -> Arrays:
@@ -313,44 +314,40 @@ def _fit(array: np.ndarray[Any, Any], tensor: Tensor, path: Path, plan: Plan) ->
     return array.astype(dtype)
 
 
-def _generate(how: Verification, signature: Signature, shapes: Mapping[str, Shape], at: str, repeat: int) -> Arrays:
-    """Values for every input, by seed; the same whatever ran before."""
-    import numpy as np
+class _Generated:
+    """Inputs by the first recipe on which the model runs."""
 
-    random = np.random.default_rng([how.seed, ("min", "opt", "max").index(at), repeat])
-    try:
-        return {tensor.name: _values(random, how, tensor.dtype, shapes[tensor.name]) for tensor in signature.inputs}
-    except (MemoryError, ValueError):  # numpy raises ValueError for more elements than an address space has
-        sizes = ", ".join(f"{name} {list(shape)}" for name, shape in shapes.items())
-        raise ModelError(
-            f"inputs of the {at} shapes do not fit into memory: {sizes}",
-            where=signature.path,
-            hint="Narrow the ranges under `shapes:` or max_batch_size, or give verification.samples.",
-        ) from None
+    def __init__(self, how: Verification, signature: Signature, path: Path, runs: Callable[[Arrays], bool]) -> None:
+        self._how, self._signature, self._runs = how, signature, runs
+        self._uses = uses_of(load(path))
+        self._recipes = list(recipes(how, signature, self._uses))
 
+    def __call__(self, shapes: Mapping[str, Shape], at: str, repeat: int) -> Arrays | None:
+        """Inputs of these shapes; None where the model runs on none that is tried."""
+        for recipe in self._recipes:
+            inputs = self._make(recipe, shapes, at, repeat)
+            if self._runs(inputs):
+                self._recipes.remove(recipe)
+                self._recipes.insert(0, recipe)
+                return inputs
+        return None
 
-def _values(random: np.random.Generator, how: Verification, dtype: str, shape: Shape) -> np.ndarray[Any, Any]:
-    import numpy as np
+    def usual(self, shapes: Mapping[str, Shape], at: str, repeat: int) -> Arrays:
+        """As above; where the model runs on none, what it failed on first. One recipe is not tried beforehand."""
+        found = self(shapes, at, repeat) if len(self._recipes) > 1 else None
+        return self._make(self._recipes[0], shapes, at, repeat) if found is None else found
 
-    low = 0.0 if how.low is None else how.low
-    if dtype == "STRING":
-        words = np.array([f"text {number}" for number in random.integers(0, 1000, size=shape).ravel()], dtype=object)
-        return words.reshape(shape)
-    if dtype == "BOOL":
-        return random.integers(0, 2, size=shape).astype(bool)
-    if dtype in FLOATS:
-        high = 1.0 if how.high is None else how.high
-        return (low + (high - low) * random.random(shape)).astype(numpy_dtype(dtype))
-    high = 2.0 if how.high is None else how.high
-    return random.integers(int(low), int(high), size=shape, dtype=np.int64).astype(numpy_dtype(dtype))
-
-
-def numpy_dtype(dtype: str) -> np.dtype[Any]:
-    """The numpy type of one of Triton's; strings are objects."""
-    import numpy as np
-
-    names = {"FP16": "float16", "FP32": "float32", "FP64": "float64", "BOOL": "bool", "STRING": "object"}
-    return np.dtype(names.get(dtype, dtype.lower()))
+    def _make(self, recipe: str, shapes: Mapping[str, Shape], at: str, repeat: int) -> Arrays:
+        stream = (("min", "opt", "max").index(at), repeat)
+        try:
+            return generate(self._how, self._signature, shapes, stream, recipe, self._uses)
+        except (MemoryError, ValueError):  # numpy raises ValueError for more elements than an address space has
+            sizes = ", ".join(f"{name} {list(shape)}" for name, shape in shapes.items())
+            raise ModelError(
+                f"inputs of the {at} shapes do not fit into memory: {sizes}",
+                where=self._signature.path,
+                hint="Narrow the ranges under `shapes:` or max_batch_size, or give verification.samples.",
+            ) from None
 
 
 def _compare_all(spec: ModelSpec, signature: Signature, at: str, got: Arrays, want: Arrays) -> tuple[OutputError, ...]:
@@ -359,11 +356,3 @@ def _compare_all(spec: ModelSpec, signature: Signature, at: str, got: Arrays, wa
         compare(output, at, got[output.name], want[output.name], how.outputs.get(output.name, how.tolerance))
         for output in signature.outputs
     )
-
-
-def _words(error: Exception) -> str:
-    """The first line of an ONNX Runtime error, without its class and location."""
-    text = " ".join(str(error).split())
-    for mark in ("] : ", "Status Message: "):
-        text = text.rpartition(mark)[2] or text
-    return text[:500]

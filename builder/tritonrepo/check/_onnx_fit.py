@@ -85,7 +85,8 @@ def no_batch(signature: Signature, value: Value, others: set[str]) -> str:
 
 def engine_misfit(tensor: Tensor, value: Value, field: str, batch: int) -> str:
     """Why dims do not go with those of the ONNX file of the python engine."""
-    dims = value.dims or ()
+    # Triton has no dim of 0: such an axis is left open, and model.py refuses what is not empty.
+    dims = tuple(dim or -1 for dim in value.dims or ())
     if batch > 0 and dims and dims[0] not in {-1, batch if batch == 1 else -1}:
         return f"its first axis is {dims[0]}, so there is none for the batch"
     if field == "output":
