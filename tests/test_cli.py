@@ -34,7 +34,7 @@ def refused(done: subprocess.CompletedProcess[str], code: int, *words: str) -> N
 def test_help_names_every_command(tmp_path: Path) -> None:
     done = tritonrepo("--help", cwd=tmp_path)
     assert done.returncode == 0
-    for name in ("build", "check", "doctor", "infer", "init", "rollback", "rule", "schema", "serve"):
+    for name in ("build", "check", "doctor", "infer", "init", "inspect", "rollback", "rule", "schema", "serve"):
         assert name in done.stdout
 
 

@@ -6,7 +6,7 @@ import sys
 
 
 def main() -> None:
-    """Run a command; the two that other programs run all the time do not wait for the others' start."""
+    """Run a command; those that other programs run all the time do not wait for the others' start."""
     from tritonrepo.check import command
 
     name, *arguments = sys.argv[1:] or [""]

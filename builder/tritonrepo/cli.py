@@ -120,7 +120,7 @@ def schema() -> None:
     print(json.dumps(json_schema(), indent=2))
 
 
-# argparse reads the arguments of these two, as check/command.py says why.
+# argparse reads the arguments of these three, as check/command.py says why.
 _ARGUMENTS_AS_THEY_ARE = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
 
 
@@ -130,6 +130,14 @@ def check(ctx: typer.Context) -> None:
     from tritonrepo.check.command import run
 
     raise typer.Exit(run("check", ctx.args))
+
+
+@app.command(context_settings=_ARGUMENTS_AS_THEY_ARE)
+def inspect(ctx: typer.Context) -> None:
+    """Say what ONNX files are, what they cost, and what a build would change or refuse."""
+    from tritonrepo.check.command import run
+
+    raise typer.Exit(run("inspect", ctx.args))
 
 
 @app.command(context_settings=_ARGUMENTS_AS_THEY_ARE)

@@ -8,32 +8,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tritonrepo import _graph
+from tritonrepo._skeleton import left, own_location, read_skeleton
 from tritonrepo.errors import ModelError
 
 if TYPE_CHECKING:
     import onnx
 
 #: One dimension: a number, the name of a symbolic axis, or None where the model leaves it unnamed.
-Dim = int | str | None
+Dim = _graph.Dim
+
+#: Names of axes that say "unknown".
+ANONYMOUS = _graph.ANONYMOUS
 
 #: ONNX element type -> Triton data type (without TYPE_). What is missing here, Triton cannot carry.
 TRITON_DTYPE: Mapping[int, str] = {
     1: "FP32", 2: "UINT8", 3: "INT8", 4: "UINT16", 5: "INT16", 6: "INT32", 7: "INT64", 8: "STRING", 9: "BOOL",
     10: "FP16", 11: "FP64", 12: "UINT32", 13: "UINT64", 16: "BF16",
 }  # fmt: skip
-
-#: Symbolic names by which exporters say "unknown": two axes that carry one of them need not be equal.
-ANONYMOUS = frozenset({"", "?", "-1", "None", "unk"})
-
-#: How files that are often taken for ONNX files begin.
-_IMPOSTORS = (
-    (b"version https://git-lfs", "it is a Git LFS pointer: run `git lfs pull`"),
-    (b"PK\x03\x04", "it is a zip archive (a PyTorch checkpoint?): export the model with torch.onnx.export"),
-    (b"\x89HDF", "it is an HDF5 file (a Keras model?): convert it with tf2onnx"),
-    (b"TFL3", "it is a TensorFlow Lite model: convert it with tf2onnx"),
-    (b"<", "it is a text or HTML page: was the download answered by an error page?"),
-    (b"{", "it is a JSON file"),
-)
 
 
 @dataclass(frozen=True)
@@ -80,7 +72,7 @@ def introspect(path: Path) -> Signature:
         ModelError: the file is missing, is no ONNX file, is truncated, needs newer libraries, refers to external data
             that is missing or lies outside its folder, or has inputs or outputs that Triton cannot carry.
     """
-    model = load(path)
+    model = outline(path)
     _check_versions(model, path)
     graph = model.graph
     if not graph.node:
@@ -112,37 +104,33 @@ def introspect(path: Path) -> Signature:
 
 
 def load(path: Path) -> onnx.ModelProto:
-    """Parse an ONNX file; external data stays on disk."""
+    """Parse an ONNX file, its weights included; external data stays on disk."""
+    return _parsed(path, outline_only=False)
+
+
+def outline(path: Path) -> onnx.ModelProto:
+    """Parse an ONNX file without its weights: large values are external data in the file itself (see `_skeleton`)."""
+    return _parsed(path, outline_only=True)
+
+
+def _parsed(path: Path, *, outline_only: bool) -> onnx.ModelProto:
     import onnx
     from google.protobuf.message import DecodeError
 
-    try:
-        with path.open("rb") as file:
-            head = file.read(64)
-    except FileNotFoundError:
-        raise ModelError("no such file", where=path, hint="Correct the path under `onnx:`.") from None
-    except OSError as error:
-        raise ModelError(f"cannot be read: {error.strerror}", where=path) from None
-    if not head:
-        raise ModelError("the file is empty", where=path, hint="Export or fetch the model again.")
+    content = read_skeleton(path)
     if path.stat().st_size >= 2**31:
         raise ModelError(
             "the file is over 2 GiB, which protobuf cannot read",
             where=path,
             hint="Save the model with external data: onnx.save_model(model, path, save_as_external_data=True).",
         )
-    for magic, hint in _IMPOSTORS:
-        if head.lstrip().startswith(magic):
-            raise ModelError("not an ONNX file", where=path, hint=f"By its first bytes {hint}.")
     try:
-        model = onnx.load_model(path, load_external_data=False)
+        model = onnx.ModelProto()
+        model.ParseFromString(content if outline_only else path.read_bytes())
     except DecodeError:
-        # An ONNX file begins with the field ir_version: tag 0x08 and a small number.
-        if head[0] == 0x08 and len(head) > 1 and 0 < head[1] < 64:
-            raise ModelError(
-                "the ONNX file is truncated or damaged", where=path, hint="Export or fetch the model again."
-            ) from None
-        raise ModelError("not an ONNX file", where=path, hint="Its bytes are not an ONNX protobuf.") from None
+        raise ModelError(
+            "the ONNX file is truncated or damaged", where=path, hint="Export or fetch the model again."
+        ) from None
     if not model.HasField("graph") or not model.ir_version:
         raise ModelError(
             "not an ONNX model: it holds no graph", where=path, hint="Its bytes are another protobuf, or cut."
@@ -191,6 +179,8 @@ def external_files(model: onnx.ModelProto, path: Path) -> tuple[Path, ...]:
             continue
         entries = {entry.key: entry.value for entry in tensor.external_data}
         location = entries.get("location", "")
+        if left(entries) is not None and location in {"", own_location(path)}:
+            continue
         if location not in files:
             files[location] = _external_file(path, folder, location, tensor.name)
         _check_extent(files[location], entries, tensor.name, path)
@@ -296,9 +286,13 @@ def _with_inferred_shapes(model: onnx.ModelProto) -> onnx.ModelProto:
     """The model with what shape inference finds; the model itself where inference fails."""
     import onnx
 
+    from tritonrepo._shapes import inferred
+
     try:
-        return onnx.shape_inference.infer_shapes(model, data_prop=True)
-    except Exception:  # shape inference raises many kinds; a rank that stays unknown is reported by the caller
+        found = onnx.ModelProto()
+        found.ParseFromString(inferred(model.SerializeToString()))
+        return found
+    except ModelError:  # a rank that stays unknown is reported by the caller
         return model
 
 

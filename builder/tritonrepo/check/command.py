@@ -1,4 +1,4 @@
-"""The commands ``check`` and ``rule``: words and exit codes.
+"""The commands ``check``, ``inspect`` and ``rule``: words and exit codes.
 
 They stand apart from the other commands, and read their arguments with argparse, because editors, hooks and pipelines
 run them all the time: the library behind the other commands takes longer to start than a repository takes to check.
@@ -99,7 +99,16 @@ def rule(arguments: Sequence[str]) -> int:
     return 0
 
 
-COMMANDS: Mapping[str, Callable[[Sequence[str]], int]] = {"check": check, "rule": rule}
+def inspect(arguments: Sequence[str]) -> int:
+    """Say what ONNX files are."""
+    from tritonrepo.inspection import command
+
+    return command.run(
+        command.add_arguments(_Parser(prog="tritonrepo inspect", allow_abbrev=False)).parse_args(arguments)
+    )
+
+
+COMMANDS: Mapping[str, Callable[[Sequence[str]], int]] = {"check": check, "inspect": inspect, "rule": rule}
 
 
 class _Parser(ArgumentParser):

@@ -10,13 +10,19 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tritonrepo.introspect import Signature, introspect
 from tritonrepo.prepare.base import CannotChange, Change, Context, Pass
 from tritonrepo.prepare.weight_inputs import drop_weight_inputs
 from tritonrepo.prepare.weights import open_model, write_model
 
-__all__ = ["FOR_THE_BATCH", "PASSES", "CannotChange", "Change", "Context", "Pass", "Prepared", "prepare", "settings"]
+if TYPE_CHECKING:
+    import onnx
+
+__all__ = [
+    "FOR_THE_BATCH", "PASSES", "CannotChange", "Change", "Context", "Pass", "Prepared", "foresee", "prepare", "settings",
+]  # fmt: skip
 
 #: Name in the spec -> pass, in the order in which they run.
 PASSES: Mapping[str, Pass] = {
@@ -55,10 +61,26 @@ def prepare(context: Context, keep: Callable[[Callable[[Path], None]], Path]) ->
         context: the settings and the original's signature.
         keep: gives a folder for the changed model; it is called with a function that writes into that folder.
     """
+    source = context.signature.path
+    model, changes, refused = _run(context)
+    if not changes:
+        return Prepared(source, context.signature.external_data, (), context.signature, refused=refused)
+    path = keep(lambda folder: write_model(model, source, folder)) / "model.onnx"
+    served = introspect(path)
+    return Prepared(path, served.external_data, tuple(changes), replace(served, path=source), refused=refused)
+
+
+def foresee(context: Context) -> tuple[tuple[Change, ...], Mapping[str, str]]:
+    """What the passes would change, and which could not do what they are for; nothing is written."""
+    _, changes, refused = _run(context)
+    return tuple(changes), refused
+
+
+def _run(context: Context) -> tuple[onnx.ModelProto, list[Change], dict[str, str]]:
+    """The model after the passes that are switched on, what they changed, and why a pass could not."""
     import onnx
 
-    source = context.signature.path
-    model = open_model(source)
+    model = open_model(context.signature.path)
     changes: list[Change] = []
     refused: dict[str, str] = {}
     for name in _chosen(context):
@@ -72,11 +94,7 @@ def prepare(context: Context, keep: Callable[[Callable[[Path], None]], Path]) ->
         if changed:
             model = attempt
             changes += changed
-    if not changes:
-        return Prepared(source, context.signature.external_data, (), context.signature, refused=refused)
-    path = keep(lambda folder: write_model(model, source, folder)) / "model.onnx"
-    served = introspect(path)
-    return Prepared(path, served.external_data, tuple(changes), replace(served, path=source), refused=refused)
+    return model, changes, refused
 
 
 def settings(context: Context) -> Mapping[str, object]:
