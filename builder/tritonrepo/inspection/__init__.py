@@ -208,8 +208,6 @@ def _batch(inputs: Sequence[Port], outputs: Sequence[Port]) -> Batch:
             if port.shape is None:
                 return Batch(False, f"the shape of {kind} {port.name} is not known")
             group.append(Plain(port.name, port.type, port.shape))
-        if not group:
-            return Batch(False, f"there is no {kind}")
         plain.append(tuple(group))
     return Batch(*conclude_batch(*plain))
 
@@ -332,8 +330,8 @@ def _problems(
     if not model.graph.nodes:
         yield "the graph is empty: it has no nodes"
     for kind, ports in (("input", inputs), ("output", outputs)):
-        if not ports:
-            yield f"the graph has no {kind}s"
+        if not ports and kind == "output":
+            yield "the graph has no outputs"
         for port in ports:
             if not port.triton:
                 yield f"{kind} {port.name} is of type {port.type}, which Triton cannot carry"

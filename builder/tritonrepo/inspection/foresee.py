@@ -66,8 +66,8 @@ class Foreseeing:
             found = json.loads(self._out.read())
         except ValueError:
             return Foreseen(unknown=f"the process that asks ended with status {status}")
-        pairs = (tuple((by, text) for by, text in found[key]) for key in ("changes", "refused"))
-        return Foreseen(*pairs, unknown=found["unknown"])
+        changes, refused = (tuple((by, text) for by, text in found[key]) for key in ("changes", "refused"))
+        return Foreseen(changes, refused, found["unknown"])
 
 
 def _foresee(path: Path) -> Foreseen:
@@ -91,7 +91,7 @@ def _main() -> None:
     try:
         found = _foresee(Path(sys.argv[1]))
     except TritonrepoError as error:
-        found = Foreseen(unknown=f"a build refuses the model: {error.message}")
+        found = Foreseen(unknown=f"a build refuses the model: {error}")
     except Exception as error:
         found = Foreseen(unknown=f"it fails: {type(error).__name__}: {str(error)[:200]}")
     json.dump(asdict(found), sys.stdout)

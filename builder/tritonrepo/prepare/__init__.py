@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     import onnx
 
 __all__ = [
-    "FOR_THE_BATCH", "PASSES", "CannotChange", "Change", "Context", "Pass", "Prepared", "foresee", "prepare", "settings",
+    "FOR_THE_BATCH", "PASSES", "CannotChange", "Change", "Context", "Pass", "Prepared", "foresee", "prepare",
+    "settings",
 ]  # fmt: skip
 
 #: Name in the spec -> pass, in the order in which they run.
