@@ -10,20 +10,29 @@ import pytest
 
 import graphs
 from tritonrepo._tensorrt import Availability
-from tritonrepo.errors import EngineError, ModelError
+from tritonrepo.errors import EngineError, MissingRangeError, ModelError
 from tritonrepo.introspect import introspect
 from tritonrepo.plan import Plan, plan
 from tritonrepo.prepare import Prepared
 from tritonrepo.spec import ModelSpec
 
 NO_TENSORRT = Availability(False, "TensorRT cannot be used here: it is not installed")
+TENSORRT = Availability(True, "TensorRT 11.1.0.106", "11.1.0.106")
 
 
 def no_guess(axes: tuple[str, ...]) -> Mapping[str, int] | None:
     raise AssertionError(f"sizes were asked for: {axes}")
 
 
-def planned(path: Path, *, guess: Any = no_guess, rows_mix: str | None = None, **settings: Any) -> Plan:
+def planned(
+    path: Path,
+    *,
+    guess: Any = no_guess,
+    rows_mix: str | None = None,
+    tensorrt: Availability = NO_TENSORRT,
+    gpus: tuple[str, ...] = (),
+    **settings: Any,
+) -> Plan:
     spec = ModelSpec.model_validate({"name": "m", "onnx": path, **settings})
     signature = introspect(path)
     prepared = Prepared(path, signature.external_data, (), signature)
@@ -31,10 +40,11 @@ def planned(path: Path, *, guess: Any = no_guess, rows_mix: str | None = None, *
         spec,
         signature,
         prepared,
-        NO_TENSORRT,
+        tensorrt,
         guess=guess,
         output_shapes=lambda: {"y": ("batch", 3)},
         rows_mix=rows_mix,
+        gpus=gpus,
     )
 
 
@@ -147,3 +157,52 @@ def test_scalars_without_batching_are_for_the_python_engine(tmp_path: Path) -> N
 def test_output_shapes_are_asked_for_the_onnx_runtime_backend_only(tmp_path: Path) -> None:
     assert planned(graphs.mlp(tmp_path)).output_shapes == {}
     assert planned(graphs.mlp(tmp_path), engine="onnxruntime").output_shapes == {"y": ("batch", 3)}
+
+
+# ---- plans of TensorRT -----------------------------------------------------------------------------------------------
+
+
+def test_auto_takes_tensorrt_where_plans_can_be_built(tmp_path: Path) -> None:
+    chosen = planned(graphs.mlp(tmp_path), tensorrt=TENSORRT)
+    assert (chosen.engine, chosen.engine_reason, chosen.files) == ("tensorrt", "TensorRT 11.1.0.106", {})
+    assert chosen.notes == ("each of the 32 shapes that may come lies in the profile",)
+    assert (chosen.plan_file("9.0"), chosen.profiles_for("9.0")) == ("model.plan", chosen.profiles)
+
+
+def test_an_axis_without_a_range_is_never_guessed_for_a_plan(tmp_path: Path) -> None:
+    with pytest.raises(MissingRangeError, match="no range is given for the dynamic axes height, width") as caught:
+        planned(graphs.dynamic_height_width(tmp_path), tensorrt=TENSORRT)
+    assert "height: {min: ..., opt: ..., max: ...}" in str(caught.value)
+    alone = {"alone": {"batching": {"max_batch_size": 0}}}  # its first axis is one like the others
+    with pytest.raises(MissingRangeError, match="no range is given for the dynamic axes batch"):
+        planned(graphs.mlp(tmp_path), tensorrt=TENSORRT, configs=alone)
+
+
+def test_further_configs_have_their_profiles_behind_those_of_the_model(tmp_path: Path) -> None:
+    configs = {
+        "a100": {"gpus": ["sm80"], "batching": {"max_batch_size": 16}},
+        "same": {"instances": [{"count": 2}]},
+        "h200": {"gpus": ["sm90"], "batching": {"max_batch_size": 64}, "profiles": "latency+throughput"},
+    }
+    chosen = planned(
+        graphs.mlp(tmp_path),
+        tensorrt=TENSORRT,
+        gpus=("7.5", "8.0", "9.0"),
+        batching={"max_batch_size": 8},
+        configs=configs,
+    )
+    assert [each.max["x"][0] for each in chosen.profiles] == [8, 16, 1, 64]
+    assert chosen.serving.selected == (0,)
+    selected = {name: (each.max_batch_size, each.serving.selected) for name, each in chosen.configs.items()}
+    assert selected == {"a100": (16, (1,)), "same": (8, (0,)), "h200": (64, (2, 3))}
+    # A plan has what its GPU's configs select, and what stands before that: configs count profiles.
+    assert [len(chosen.profiles_for(gpu)) for gpu in chosen.gpus] == [1, 2, 4]
+    assert [chosen.plan_file(gpu) for gpu in chosen.gpus] == ["model_sm75.plan", "model_sm80.plan", "model_sm90.plan"]
+
+
+def test_a_further_config_that_does_not_fit_is_refused(tmp_path: Path) -> None:
+    configs = {"h200": {"profiles": [{"batch": {"min": 2, "max": 8}}]}}
+    with pytest.raises(ModelError, match="no profile holds batch size 1"):
+        planned(graphs.mlp(tmp_path), tensorrt=TENSORRT, batching={"max_batch_size": 8}, configs=configs)
+    with pytest.raises(ModelError, match="symbolic axis 'depth', which the model does not have"):
+        planned(graphs.mlp(tmp_path), tensorrt=TENSORRT, profiles=[{"shapes": {"depth": {"min": 1, "max": 2}}}])

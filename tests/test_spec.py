@@ -145,6 +145,24 @@ def test_defaults_lie_under_each_model(folder: Path) -> None:
     assert second.versions.latest == 2
 
 
+def test_what_a_further_config_leaves_out_is_as_the_model_says(folder: Path) -> None:
+    text = """\
+defaults: {batching: {max_queue_delay_us: 100}}
+models:
+- onnx: a.onnx
+  batching: {max_batch_size: 8, priority_levels: 2}
+  configs:
+    h200: {gpus: [sm90], batching: {max_batch_size: 64}}
+    small: {gpus: [sm_75, '8.6'], profiles: single}
+"""
+    model = load(folder, text).models[0]
+    large = model.configs["h200"].batching
+    assert large is not None
+    assert (large.max_batch_size, large.priority_levels, large.max_queue_delay_us) == (64, 2, 100)
+    assert (model.configs["h200"].gpus, model.configs["small"].gpus) == (("9.0",), ("7.5", "8.6"))
+    assert model.configs["small"].batching is None
+
+
 def test_lists_replace_and_empty_keys_take_away(folder: Path) -> None:
     text = """\
 defaults:

@@ -140,6 +140,8 @@ class _Assembly:
             self.problems.append(Problem(path, f"must be a mapping with the key onnx, not {shown(item)}", hint))
             return None
         data = _laid_over(self._defaults, item)
+        if isinstance(data.get("configs"), dict):
+            data["configs"] = {name: _config_of(data, config) for name, config in data["configs"].items()}
         if "name" not in data and isinstance(data.get("onnx"), str):
             data["name"] = Path(data["onnx"]).stem
         model, broken = self._valid(ModelSpec, data, path)
@@ -186,6 +188,14 @@ class _Assembly:
             message = f"{shown(name)} differs only in case from {shown(other_name)}, {place}"
             hint = "rename one of them: repositories get copied to stores that do not tell the two apart"
             self.problems.append(Problem(path, message, hint))
+
+
+def _config_of(model: Data, config: object) -> object:
+    """A further config with its batching laid over the model's."""
+    if not isinstance(config, dict) or not isinstance(config.get("batching"), dict):
+        return config
+    below = model.get("batching")
+    return {**config, "batching": _laid_over(below if isinstance(below, dict) else {}, config["batching"])}
 
 
 def _laid_over(base: Data, over: Data) -> Data:

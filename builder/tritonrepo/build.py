@@ -142,7 +142,7 @@ def _build_all(
             begun.setdefault(task.model.name, time.perf_counter())
             on_event(task.model.name, event.step, event.status, event.seconds)
 
-    tasks = [Task(model, spec.repository, spec.cache, spec.templates, spec.triton) for model in models]
+    tasks = [Task(model, spec.repository, spec.cache, spec.templates, spec.triton, spec.gpus) for model in models]
     begun: dict[str, float] = {}
     built: dict[str, tuple[Any, float]] = {}
     jobs = min(options.jobs or cores(), len(tasks))
@@ -209,6 +209,7 @@ class _Stamps:
             "tools": {tool: tool_version(tool) for tool in _TOOLS},
             "templates": templates_digest(spec.templates),
             "triton": spec.triton,
+            "gpus": spec.gpus,
             "keep_versions": spec.keep_versions,
         }
         self._common = digest(common)

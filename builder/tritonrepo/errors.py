@@ -4,6 +4,7 @@
     ├── UsageError                  2  the command line asks for something that makes no sense
     ├── SpecError                   2  models.yaml has faults; carries all of them
     ├── ModelError                     an ONNX file that cannot be read, prepared or served
+    │   └── MissingRangeError          a dynamic axis that the spec gives no range for
     ├── TemplateError                  a template fails, or lays out something other than what was meant
     ├── VerificationError              the artefact does not give the reference's answers
     ├── CheckError                     what would be published breaks a rule of the checker
@@ -92,6 +93,10 @@ class SpecError(TritonrepoError):
 
 class ModelError(TritonrepoError):
     """An ONNX file cannot be read, prepared or served."""
+
+
+class MissingRangeError(ModelError):
+    """A dynamic axis has no range, and none can be guessed; the hint has the lines to add to the spec."""
 
 
 class TemplateError(TritonrepoError):

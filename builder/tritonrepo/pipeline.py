@@ -36,6 +36,11 @@ from tritonrepo.verify import Verdict
 
 T = TypeVar("T")
 
+#: Settings that planning reads.
+_PLANNED = (
+    "name", "engine", "precision", "batching", "shapes", "shape_values", "profiles", "cuda_graphs", "configs",
+)  # fmt: skip
+
 #: Steps in their order, as progress shows them.
 STEPS = ("introspect", "prepare", "plan", "verify", "render", "check", "publish")
 
@@ -61,6 +66,8 @@ class Task:
     cache: Path
     templates: Path | None
     triton: str
+    gpus: tuple[str, ...] = ()
+    """Compute capabilities of the fleet."""
 
 
 @dataclass(frozen=True)
@@ -204,9 +211,10 @@ def _plan_and_verify(
         {
             **artefact,
             "refused": prepared.refused,
-            "settings": settings(model, "name", "engine", "precision", "batching", "shapes"),
+            "settings": settings(model, *_PLANNED),
             "tensorrt": tensorrt.reason,
             "rows_mix": rows_mix,
+            "gpus": task.gpus,
         },
         lambda: planning.plan(
             model,
@@ -216,6 +224,7 @@ def _plan_and_verify(
             guess=lambda axes: verification.find_sizes(prepared, axes),
             output_shapes=lambda: verification.output_shapes(prepared),
             rows_mix=rows_mix,
+            gpus=task.gpus,
         ),
     )
     verdict = steps.run(
@@ -366,6 +375,7 @@ def _verdict_document(
         "tools": {tool: tool_version(tool) for tool in tools},
         "preparation": _preparation_document(prepared),
         **{name: plan_document[name] for name in ("engine", "max_batch_size", "batch_reason", "profiles")},
+        **{name: plan_document[name] for name in ("serving", "configs", "gpus") if chosen.engine == "tensorrt"},
         "verdict": TypeAdapter(Verdict).dump_python(verdict, mode="json"),
     }
 

@@ -7,33 +7,28 @@ batcher can form has a profile.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
 from tritonrepo._tensorrt import Availability
-from tritonrepo.errors import EngineError, ModelError
-from tritonrepo.introspect import Dim, Signature, Tensor
+from tritonrepo.errors import EngineError, MissingRangeError, ModelError
+from tritonrepo.introspect import Dim, Signature
 from tritonrepo.prepare import Prepared
-from tritonrepo.spec import AxisRange, ModelSpec, Precision, TensorRange, TensorRT
+from tritonrepo.profiles import (
+    Profile,
+    Serving,
+    Shape,
+    axis_key,
+    batch_range,
+    design,
+    missing_ranges,
+)
+from tritonrepo.spec import ModelSpec, Precision, TensorRange, TensorRT
+
+__all__ = ["BuildRequest", "BuiltPlan", "ConfigPlan", "Plan", "Profile", "Serving", "Shape", "axis_key", "plan"]
 
 ConcreteEngine = Literal["tensorrt", "onnxruntime", "python"]
-Shape = tuple[int, ...]
-Bounds = tuple[int, int, int]
-
-#: Largest typical batch that is assumed when the spec names none.
-_USUAL_BATCH = 8
-
-
-@dataclass(frozen=True)
-class Profile:
-    """Shapes of every input (batch axis included) at the smallest, the typical and the largest call."""
-
-    min: Mapping[str, Shape]
-    opt: Mapping[str, Shape]
-    max: Mapping[str, Shape]
-    values: Mapping[str, tuple[Shape, Shape, Shape]] = field(default_factory=dict)
-    """Of shape tensors, by name: their values, flat, at min, opt and max. Their shapes are in the three above too."""
 
 
 @dataclass(frozen=True)
@@ -99,6 +94,17 @@ class BuiltPlan:
 
 
 @dataclass(frozen=True)
+class ConfigPlan:
+    """A further config of the model, configs/NAME.pbtxt."""
+
+    max_batch_size: int
+    batch_reason: str
+    serving: Serving
+    gpus: tuple[str, ...] = ()
+    """Compute capabilities of the GPUs that it is for; all where there are none."""
+
+
+@dataclass(frozen=True)
 class Plan:
     """What will be served, and why."""
 
@@ -108,6 +114,7 @@ class Plan:
     max_batch_size: int
     batch_reason: str
     profiles: tuple[Profile, ...]
+    """All profiles of all configs; the config itself selects the first ones."""
     files: Mapping[str, Path]
     """Files of the version directory that are copied: path below it -> source."""
     notes: tuple[str, ...] = ()
@@ -115,6 +122,24 @@ class Plan:
     output_shapes: Mapping[str, tuple[Dim, ...]] = field(default_factory=dict)
     """Shapes of outputs as ONNX Runtime infers them, for its backend, which compares the config with these and not
     with what the file says; whole shapes, batch axis included. Empty for other engines."""
+    serving: Serving = field(default_factory=Serving)
+    """What the config selects and says beside its profiles."""
+    configs: Mapping[str, ConfigPlan] = field(default_factory=dict)
+    """Further configs, by name."""
+    gpus: tuple[str, ...] = ()
+    """Compute capabilities of the fleet (``9.0``): one plan for each. Empty: one plan, for the GPU that builds it."""
+
+    def profiles_for(self, capability: str) -> tuple[Profile, ...]:
+        """The profiles of the plan for one GPU: those that a config for it selects, and what stands before them, since
+        configs call profiles by their numbers.
+        """
+        users = [each.serving for each in self.configs.values() if not each.gpus or capability in each.gpus]
+        last = max((number for user in (self.serving, *users) for number in user.selected), default=0)
+        return self.profiles[: last + 1]
+
+    def plan_file(self, capability: str) -> str:
+        """Name of the plan for one GPU in the version's folder."""
+        return plan_file(capability) if self.gpus else "model.plan"
 
 
 #: Finds sizes at which the model runs for axes that have no range: axis keys -> sizes, or None where nothing worked.
@@ -130,6 +155,7 @@ def plan(
     guess: Guess,
     output_shapes: Callable[[], Mapping[str, tuple[Dim, ...]]],
     rows_mix: str | None = None,
+    gpus: tuple[str, ...] = (),
 ) -> Plan:
     """Decide what will be served.
 
@@ -142,6 +168,7 @@ def plan(
             for their ranges only.
         output_shapes: asked for the outputs' shapes as ONNX Runtime infers them; only for its backend.
         rows_mix: why the model must not batch although its axes would allow it, as verification found.
+        gpus: compute capabilities of the fleet.
 
     Raises:
         ModelError: the spec asks for what the model cannot do, or an axis has no range.
@@ -149,53 +176,85 @@ def plan(
     """
     _check_ranges_are_used(spec, signature)
     engine, engine_reason = _engine(spec, tensorrt)
-    batch, batch_reason = _batch(spec, signature, rows_mix or _no_batch(signature, prepared))
+    refused = rows_mix or _no_batch(signature, prepared)
+    batch, batch_reason = _batch(spec, signature, refused)
     if engine == "python":
         _check_python_types(signature)
     else:
         _check_inputs(engine, signature)
         if not batch:
             _check_no_scalars(engine, signature)
-    missing = _missing_ranges(spec, signature, batch)
-    guesses = (guess(missing) if engine != "tensorrt" else None) if missing else {}
-    if guesses is None:
-        raise ModelError(
-            f"model {spec.name}: no range is given for the dynamic axes {', '.join(missing)}",
-            where=spec.onnx,
-            hint=_range_hint(spec, signature, missing),
-        )
+    made = engine == "tensorrt"
+    guesses = _guesses(spec, signature, batch, made, guess)
+    main = design(spec, signature, batch, guesses, tensorrt=made)
+    profiles = list(main.profiles)
+    configs = {}
+    for name in spec.configs:
+        seen = as_config(spec, name)
+        _check_ranges_are_used(seen, signature)
+        rows, why = _batch(seen, signature, refused)
+        found = design(seen, signature, rows, _guesses(seen, signature, rows, made, guess), tensorrt=made)
+        serving = replace(found.serving, selected=tuple(_place(profiles, each) for each in found.profiles))
+        configs[name] = ConfigPlan(rows, why, serving, spec.configs[name].gpus or ())
     return Plan(
         name=spec.name,
         engine=engine,
         engine_reason=engine_reason,
         max_batch_size=batch,
         batch_reason=batch_reason,
-        profiles=(_profile(spec, signature, batch, guesses),),
-        files=_files(prepared),
+        profiles=tuple(profiles),
+        files=_files(prepared) if not made else {},
         output_shapes=output_shapes() if engine == "onnxruntime" else {},
-        notes=tuple(f"{key} has no range in the spec: verified at {size} only" for key, size in guesses.items()),
+        notes=(
+            *main.notes,
+            *_proven(main.serving),
+            *(f"{key} has no range in the spec: verified at {size} only" for key, size in guesses.items()),
+        ),
+        serving=main.serving,
+        configs=configs,
+        gpus=gpus if made else (),
     )
 
 
-def _missing_ranges(spec: ModelSpec, signature: Signature, batch: int) -> tuple[str, ...]:
-    """The axes, by ``axis_key``, whose size nobody said: dynamic, not the batch, without a range in the spec."""
-    return tuple(
-        dict.fromkeys(
-            axis_key(tensor, axis)
-            for tensor in signature.inputs
-            for axis, dim in enumerate(tensor.shape)
-            if not isinstance(dim, int)
-            and not (axis == 0 and batch)
-            and tensor.name not in spec.shapes
-            and dim not in spec.shapes
+def _guesses(spec: ModelSpec, signature: Signature, batch: int, made: bool, guess: Guess) -> Mapping[str, int]:
+    """Sizes for the axes without a range; for a plan there must be none."""
+    missing = missing_ranges(spec, signature, batch, tensorrt=made)
+    found = (guess(missing) if not made else None) if missing else {}
+    if found is None:
+        raise MissingRangeError(
+            f"model {spec.name}: no range is given for the dynamic axes {', '.join(missing)}",
+            where=spec.onnx,
+            hint=_range_hint(spec, signature, missing),
         )
-    )
+    return found
 
 
-def axis_key(tensor: Tensor, axis: int) -> str:
-    """How an axis is named to people: by its symbol, or as ``x[2]`` where it has none."""
-    dim = tensor.shape[axis]
-    return dim if isinstance(dim, str) else f"{tensor.name}[{axis}]"
+def as_config(spec: ModelSpec, name: str) -> ModelSpec:
+    """The model's settings as its further config of that name sees them."""
+    config = spec.configs[name]
+    given = {key: getattr(config, key) for key in ("batching", "instances", "profiles", "cuda_graphs")}
+    changes = {key: value for key, value in given.items() if value is not None}
+    return spec.model_copy(update={**changes, "config": {**spec.config, **config.config}, "configs": {}})
+
+
+def _proven(serving: Serving) -> tuple[str, ...]:
+    if serving.proof is None:
+        return ()
+    count = len(serving.selected)
+    which = "the profile" if count == 1 else f"one of {count} profiles"
+    return (f"each of the {serving.proof.shapes:,} shapes that may come lies in {which}",)
+
+
+def plan_file(capability: str) -> str:
+    """Name of the plan for a compute capability in a fleet: ``model_sm90.plan``."""
+    return f"model_sm{capability.replace('.', '')}.plan"
+
+
+def _place(profiles: list[Profile], profile: Profile) -> int:
+    """The number of a profile; it is added where it is not there yet."""
+    if profile not in profiles:
+        profiles.append(profile)
+    return profiles.index(profile)
 
 
 def _range_hint(spec: ModelSpec, signature: Signature, missing: tuple[str, ...]) -> str:
@@ -250,7 +309,7 @@ def _batch(spec: ModelSpec, signature: Signature, refused: str | None) -> tuple[
             where=spec.onnx,
             hint="Export the model with a dynamic batch axis, or set `max_batch_size: 0` (or auto).",
         )
-    ranged = _batch_range(spec, signature)
+    ranged = batch_range(spec, signature)
     if wanted == "auto":
         chosen = ranged[2] if ranged else spec.batching.default_max_batch_size
         why = "the range of its batch axis in the spec" if ranged else signature.batch_reason
@@ -264,77 +323,11 @@ def _batch(spec: ModelSpec, signature: Signature, refused: str | None) -> tuple[
     return wanted, "the spec says so; rows were shown to be independent"
 
 
-def _batch_range(spec: ModelSpec, signature: Signature) -> Bounds | None:
-    """The range that ``shapes`` gives for the batch axis, by its symbol or within a whole shape."""
-    for tensor in signature.inputs:
-        by_symbol = spec.shapes.get(tensor.shape[0]) if isinstance(tensor.shape[0], str) else None
-        if isinstance(by_symbol, AxisRange):
-            return (by_symbol.min, by_symbol.opt or by_symbol.max, by_symbol.max)
-        ranged = spec.shapes.get(tensor.name)
-        if isinstance(ranged, TensorRange) and len(ranged.max) == len(tensor.shape):
-            return (ranged.min[0], (ranged.opt or ranged.max)[0], ranged.max[0])
-    return None
-
-
-def _typical_batch(spec: ModelSpec, signature: Signature, batch: int) -> int:
-    ranged = _batch_range(spec, signature)
-    return spec.batching.opt_batch_size or (ranged[1] if ranged else min(batch, _USUAL_BATCH))
-
-
-def _profile(spec: ModelSpec, signature: Signature, batch: int, guesses: Mapping[str, int]) -> Profile:
-    rows = (1, _typical_batch(spec, signature, batch), batch) if batch else None
-    bounds = {tensor.name: _tensor_bounds(spec, tensor, rows, guesses) for tensor in signature.inputs}
-    low, typical, high = (
-        {name: tuple(axis[which] for axis in axes) for name, axes in bounds.items()} for which in range(3)
-    )
-    return Profile(low, typical, high)
-
-
-def _tensor_bounds(spec: ModelSpec, tensor: Tensor, rows: Bounds | None, guesses: Mapping[str, int]) -> list[Bounds]:
-    ranged = spec.shapes.get(tensor.name)
-    whole = _whole_range(spec, tensor, ranged, bool(rows)) if isinstance(ranged, TensorRange) else None
-    bounds = []
-    for axis, dim in enumerate(tensor.shape):
-        by_symbol = spec.shapes.get(dim) if isinstance(dim, str) else None
-        if axis == 0 and rows:
-            bounds.append(rows)
-        elif isinstance(dim, int):
-            bounds.append((dim, dim, dim))
-        elif whole:
-            bounds.append(whole[axis])
-        elif isinstance(by_symbol, AxisRange):
-            bounds.append((by_symbol.min, by_symbol.opt or by_symbol.max, by_symbol.max))
-        else:
-            bounds.append((guesses[axis_key(tensor, axis)],) * 3)
-    return bounds
-
-
-def _whole_range(spec: ModelSpec, tensor: Tensor, ranged: TensorRange, batched: bool) -> list[Bounds]:
-    """A range that is given for a whole tensor, with or without its batch axis, held against the model's shape."""
-    rank = len(tensor.shape)
-    shapes = [ranged.min, ranged.opt or ranged.max, ranged.max]
-    if batched and len(ranged.max) == rank - 1:
-        shapes = [(0, *shape) for shape in shapes]
-    if len(shapes[0]) != rank:
-        raise ModelError(
-            f"model {spec.name}: the range of input {tensor.name} has {len(ranged.max)} axes, the model has {rank}",
-            where=spec.onnx,
-            hint=f"The input is {tensor}.",
-        )
-    for axis, dim in enumerate(tensor.shape):
-        if isinstance(dim, int) and {shape[axis] for shape in shapes} != {dim}:
-            raise ModelError(
-                f"model {spec.name}: axis {axis} of input {tensor.name} is fixed at {dim}, the range says otherwise",
-                where=spec.onnx,
-                hint=f"The input is {tensor}.",
-            )
-    return [(low, typical, high) for low, typical, high in zip(*shapes, strict=True)]
-
-
 def _check_ranges_are_used(spec: ModelSpec, signature: Signature) -> None:
+    listed = spec.profiles if isinstance(spec.profiles, tuple) else ()
     symbols = {dim for tensor in signature.inputs for dim in tensor.shape if isinstance(dim, str)}
     names = {tensor.name for tensor in signature.inputs}
-    for key, ranged in spec.shapes.items():
+    for key, ranged in (item for shapes in (spec.shapes, *(each.shapes for each in listed)) for item in shapes.items()):
         fits = key in names if isinstance(ranged, TensorRange) else key in symbols
         if not fits:
             kind = "input" if isinstance(ranged, TensorRange) else "symbolic axis"

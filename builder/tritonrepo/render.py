@@ -18,16 +18,19 @@ from tritonrepo import _templates
 from tritonrepo._model_config import ModelConfig, first_difference, from_mapping, merged, parse
 from tritonrepo.errors import ModelError, TemplateError, Where
 from tritonrepo.introspect import Signature, Tensor
-from tritonrepo.plan import Plan
-from tritonrepo.spec import Batching, Instances, ModelSpec, QueuePolicy, VersionPolicy, Warmup
+from tritonrepo.plan import Plan, as_config
+from tritonrepo.profiles import Graph, Warm
+from tritonrepo.spec import Batching, Instances, ModelSpec, QueuePolicy, VersionPolicy, Warmup, WarmupInput
 
 CONFIG_TEMPLATE = "config.pbtxt.j2"
 MODEL_TEMPLATE = "model.py.j2"
 
 #: The folder in a model's directory where Triton looks for the data of warmup requests.
 _WARMUP_FOLDER = "warmup"
+#: The folder in a model's directory where Triton looks for further configs, by the name of --model-config-name.
+_CONFIGS_FOLDER = "configs"
 #: Names in a model's directory that are taken: the config, Triton's own folders, versions and what lies beside them.
-_TAKEN = re.compile(r"config\.pbtxt|warmup|initial_state|\d+(\.(verdict|provenance)\.json)?")
+_TAKEN = re.compile(r"config\.pbtxt|configs|warmup|initial_state|\d+(\.(verdict|provenance)\.json)?")
 
 
 @dataclass(frozen=True)
@@ -57,6 +60,10 @@ def render(spec: ModelSpec, signature: Signature, plan: Plan, templates: Path | 
     config = model_config(spec, signature, plan)
     context = {"config": config, "spec": spec, "signature": signature, "plan": plan}
     model_files: dict[str, bytes | Path] = {"config.pbtxt": _config_text(config, templates, context).encode()}
+    for name in plan.configs:
+        seen = {**context, "spec": as_config(spec, name), "plan": _as_config(plan, name)}
+        seen["config"] = model_config(as_config(spec, name), signature, _as_config(plan, name))
+        model_files[f"{_CONFIGS_FOLDER}/{name}.pbtxt"] = _config_text(seen["config"], templates, seen).encode()
     for source, name in _label_files(spec).items():
         model_files[name] = _existing(source, "label file")
     for source, name in _warmup_files(spec).items():
@@ -91,6 +98,10 @@ def model_config(spec: ModelSpec, signature: Signature, plan: Plan) -> ModelConf
         "instance_group": [_instance_group(group, plan) for group in spec.instances],
         "model_warmup": _warmups(spec, signature, plan),
     }
+    if plan.gpus:
+        derived["cc_model_filenames"] = {gpu: plan.plan_file(gpu) for gpu in plan.gpus}
+    if plan.serving.graphs:
+        derived["optimization"] = {"cuda": _cuda_graphs(plan.serving.graphs)}
     if _joins_requests(spec.batching, plan):
         derived["dynamic_batching"] = _dynamic_batching(spec.batching, plan)
     if spec.response_cache:
@@ -159,8 +170,8 @@ def _instance_group(group: Instances, plan: Plan) -> dict[str, object]:
     if group.gpus and kind != "KIND_GPU":
         raise ModelError(f"model {plan.name!r}: instances of kind {group.kind} take no gpus", hint="set kind: gpu")
     entry: dict[str, object] = {"kind": kind, "count": group.count, "gpus": group.gpus}
-    if plan.engine == "tensorrt" and len(plan.profiles) > 1:
-        entry["profile"] = [str(index) for index in range(len(plan.profiles))]  # by default only the first is used
+    if plan.engine == "tensorrt" and len(plan.profiles) > 1:  # by default only the first is used
+        entry["profile"] = [str(index) for index in plan.serving.selected or range(len(plan.profiles))]
     return entry
 
 
@@ -180,14 +191,15 @@ def _joins_requests(batching: Batching, plan: Plan) -> bool:
 
 
 def _dynamic_batching(batching: Batching, plan: Plan) -> dict[str, object]:
-    too_large = [size for size in batching.preferred_batch_sizes if size > plan.max_batch_size]
+    preferred = plan.serving.preferred_batch_sizes or batching.preferred_batch_sizes
+    too_large = [size for size in preferred if size > plan.max_batch_size]
     if too_large:
         raise ModelError(
             f"model {plan.name!r}: preferred batch size {too_large[0]} is above max_batch_size {plan.max_batch_size}",
             hint="leave it out of batching.preferred_batch_sizes, or raise batching.max_batch_size",
         )
     entry: dict[str, object] = {
-        "preferred_batch_size": batching.preferred_batch_sizes,
+        "preferred_batch_size": preferred,
         "max_queue_delay_microseconds": batching.max_queue_delay_us,
         "preserve_ordering": batching.preserve_ordering,
     }
@@ -200,6 +212,27 @@ def _dynamic_batching(batching: Batching, plan: Plan) -> dict[str, object]:
         policies = batching.priority_queue_policies
         entry["priority_queue_policy"] = {level: _queue_policy(policy) for level, policy in policies.items()}
     return entry
+
+
+def _cuda_graphs(graphs: tuple[Graph, ...]) -> dict[str, object]:
+    """Every graph names every input: of one that names none the backend ignores the lower bound."""
+
+    def dims(graph: Graph) -> dict[str, object]:
+        return {name: {"dim": shape} for name, shape in graph.inputs.items()}
+
+    def spec(graph: Graph) -> dict[str, object]:
+        entry: dict[str, object] = {"batch_size": graph.batch_size, "input": dims(graph)}
+        if graph.lower != graph.batch_size:
+            entry["graph_lower_bound"] = {"batch_size": graph.lower, "input": dims(graph)}
+        return entry
+
+    return {"graphs": True, "graph_spec": [spec(graph) for graph in graphs]}
+
+
+def _as_config(plan: Plan, name: str) -> Plan:
+    """The plan as a further config sees it."""
+    of = plan.configs[name]
+    return replace(plan, max_batch_size=of.max_batch_size, batch_reason=of.batch_reason, serving=of.serving, configs={})
 
 
 def _queue_policy(policy: QueuePolicy) -> dict[str, object]:
@@ -241,12 +274,19 @@ def _warmups(spec: ModelSpec, signature: Signature, plan: Plan) -> list[dict[str
         return []
     if spec.warmup != "auto":
         return [_warmup(warmup, _warmup_files(spec), signature, plan) for warmup in spec.warmup]
+    if plan.serving.warmups:
+        return [_warmup(_as_warmup(each), {}, signature, plan) for each in plan.serving.warmups]
     # An empty text, which is what zeros mean for STRING, is no likely input of any model.
     if any(tensor.dtype == "STRING" or _usual_dims(tensor, plan) is None for tensor in signature.inputs):
         return []
     if not signature.inputs or any(0 in (_usual_dims(tensor, plan) or ()) for tensor in signature.inputs):
         return []  # Triton takes no warmup without values
     return [_warmup(Warmup(name="opt"), {}, signature, plan)]
+
+
+def _as_warmup(warm: Warm) -> Warmup:
+    inputs = {name: WarmupInput(dims=dims) for name, dims in warm.inputs.items()}
+    return Warmup(name=warm.name, batch_size=max(1, warm.batch_size), inputs=inputs)
 
 
 def _warmup(warmup: Warmup, files: Mapping[Path, str], signature: Signature, plan: Plan) -> dict[str, object]:
