@@ -2,7 +2,7 @@
 
 Every function writes its files into a folder (made when it is missing) and returns the path of the ONNX file, which is
 called after the function. Two calls give the same bytes. ``GOOD`` and ``BAD`` list them for parametrized tests;
-``over_two_gib``, ``slow`` and ``axes_that_must_differ`` are in neither: they cannot simply be run.
+``over_two_gib``, ``slow``, ``vast`` and ``axes_that_must_differ`` are in neither: they cannot simply be run.
 """
 
 from __future__ import annotations
@@ -452,6 +452,19 @@ def slow(folder: Path) -> Path:
     weights: Weights = {"times": np.array(10**10, np.int64), "always": np.array(True)}
     nodes = [_node("Loop", "times always x", "y", body=body)]
     return _write(folder, "slow", nodes, [_value("x", ["batch", 3])], [_value("y", ["batch", 3])], weights)
+
+
+def vast(folder: Path) -> Path:
+    """x FP32 [batch, 3] -> y FP32 [batch, 1]: the mean of 12 GB that are made on the way."""
+    shape = np.array([1024, 1024, 1024, 3], np.int64)
+    nodes = [
+        _node("ReduceSum", "x", "one", keepdims=0),
+        _node("Expand", "one shape", "all"),
+        _node("ReduceMean", "all", "mean", keepdims=0),
+        _node("ReduceMean", "x", "rows", axes=[1]),
+        _node("Add", "rows mean", "y"),
+    ]
+    return _write(folder, "vast", nodes, [_value("x", ["batch", 3])], [_value("y", ["batch", 1])], {"shape": shape})
 
 
 def over_two_gib(folder: Path) -> Path:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import graphs
 from tritonrepo.build import BuildOptions, BuildResult, build
 from tritonrepo.errors import LockedError
+from tritonrepo.limits import Limits
 from tritonrepo.lock import repository_lock
 from tritonrepo.spec import load_spec
 
@@ -23,7 +25,7 @@ def write_spec(folder: Path, *models: str, extra: str = "") -> Path:
     return folder / "models.yaml"
 
 
-def run(spec: Path, **options: bool) -> tuple[BuildResult, Events]:
+def run(spec: Path, **options: Any) -> tuple[BuildResult, Events]:
     events: Events = []
     result = build(
         load_spec(spec),
@@ -201,3 +203,17 @@ def test_a_model_over_two_gib_with_external_data(tmp_path: Path) -> None:
     version = tmp_path / "model_repository" / "over_two_gib" / "1"
     assert (version / "over_two_gib.bin").stat().st_size > 2**31
     assert run(spec)[0].models[0].cached
+
+
+def test_a_model_that_takes_too_long_or_too_much_is_refused_by_name(tmp_path: Path) -> None:
+    graphs.slow(tmp_path)
+    graphs.vast(tmp_path)
+    graphs.mlp(tmp_path)
+    spec = write_spec(tmp_path, "name: slow, onnx: slow.onnx", "name: mlp, onnx: mlp.onnx")
+    result, _ = run(spec, limits=Limits(seconds=10))
+    assert list(result.failures) == ["slow"]
+    assert "took more than 10 s, and was ended during: verify" in result.failures["slow"].message
+    spec = write_spec(tmp_path, "name: vast, onnx: vast.onnx", "name: mlp, onnx: mlp.onnx")
+    result, _ = run(spec, limits=Limits(memory=1 << 30))
+    assert list(result.failures) == ["vast"]
+    assert "took more than 1 GiB of memory" in result.failures["vast"].message

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 
 from tritonrepo.errors import ModelError, TritonrepoError
+from tritonrepo.limits import NO_LIMITS, Limits, machine_memory, memory_of, usual_limits
 from tritonrepo.workers import Pool
 
 Emit = Callable[[object], None]
@@ -34,12 +36,25 @@ def work(task: tuple[str, Any], emit: Emit) -> object:
         os._exit(value)
     if what == "sleep":
         time.sleep(value)
+    if what == "take":
+        taken = []
+        for _ in range(value):  # MiB, at a rate that any machine reaches
+            taken.append(bytearray(1 << 20))
+            time.sleep(0.001)
+        return len(taken)
+    if what == "start":
+        child = subprocess.Popen(["sleep", "600"])
+        Path(value).write_text(str(child.pid))
+        time.sleep(600)
     return what
 
 
-def outcomes(tasks: list[tuple[str, Any]], count: int = 2) -> tuple[dict[Any, Any], list[object], list[int]]:
+def outcomes(
+    tasks: list[tuple[str, Any]], count: int = 2, limits: Limits = NO_LIMITS
+) -> tuple[dict[Any, Any], list[object], list[int]]:
     events: list[object] = []
-    with Pool[tuple[str, Any], Any]("test_workers:work", count, lambda task, event: events.append(event)) as pool:
+    heard = lambda task, event: events.append(event)  # noqa: E731
+    with Pool[tuple[str, Any], Any]("test_workers:work", count, heard, limits) as pool:
         found = dict(pool.run(tasks))
         pids = [worker.process.pid for worker in pool._workers]
     return found, events, pids
@@ -97,3 +112,41 @@ def test_leaving_early_ends_the_workers_at_once() -> None:
         pids = [worker.process.pid for worker in pool._workers]
     assert time.monotonic() - begun < 60
     assert all(gone(pid) for pid in pids)
+
+
+def test_what_takes_too_much_memory_is_ended_and_the_others_go_on() -> None:
+    tasks: list[tuple[str, Any]] = [("take", 20_000), ("square", 3), ("take", 10), ("square", 4)]
+    found, _, pids = outcomes(tasks, limits=Limits(memory=400 << 20))
+    assert "took more than 0.391 GiB of memory together with the models beside it" in found[tasks[0]].message
+    assert "during: take" in found[tasks[0]].message
+    assert "--max-memory" in str(found[tasks[0]].hint)
+    assert found[tasks[2]] == 10
+    assert [found[tasks[i]][0] for i in (1, 3)] == [9, 16]
+    assert all(gone(pid) for pid in pids)
+
+
+def test_what_takes_too_long_is_ended_with_all_that_it_started(tmp_path: Path) -> None:
+    started = tmp_path / "pid"
+    begun = time.monotonic()
+    tasks: list[tuple[str, Any]] = [("start", str(started)), ("square", 3)]
+    found, _, _ = outcomes(tasks, count=1, limits=Limits(seconds=5))
+    assert "took more than 5 s, and was ended during: start" in found[tasks[0]].message
+    assert "--max-time" in str(found[tasks[0]].hint)
+    assert found[tasks[1]][0] == 9
+    assert time.monotonic() - begun < 60
+    child = int(started.read_text())
+    for _ in range(100):
+        if gone(child) or Path(f"/proc/{child}/stat").read_text().split()[2] == "Z":
+            break
+        time.sleep(0.05)
+    else:
+        raise AssertionError("what the worker started goes on")
+
+
+def test_usual_limits_leave_something_for_the_parent() -> None:
+    memory = machine_memory()
+    usual = usual_limits()
+    assert memory is not None and usual.memory is not None
+    assert 0.8 * memory < usual.memory < memory
+    assert 1 << 20 < memory_of(os.getpid()) < memory
+    assert memory_of(2**31 - 5) == 0

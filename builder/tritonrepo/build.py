@@ -17,6 +17,7 @@ from pydantic import TypeAdapter
 
 from tritonrepo.errors import TritonrepoError
 from tritonrepo.fingerprint import Cache, digest, stat_of, tool_version
+from tritonrepo.limits import Limits, usual_limits
 from tritonrepo.lock import Lock, repository_lock
 from tritonrepo.publish import Pruned, Published, PublishedState, prune, publish, published, recover
 from tritonrepo.render import templates_digest
@@ -80,12 +81,14 @@ class BuildOptions:
         wait: whether to wait for another build of the same repository, or for how many seconds.
         keep_going: publish the models that were proven although others failed.
         prune: remove the models that tritonrepo published and the spec no longer names.
+        limits: what models may take; by default most of the machine's memory, and two hours for each.
     """
 
     jobs: int | None = None
     wait: bool | float = True
     keep_going: bool = False
     prune: bool = False
+    limits: Limits = field(default_factory=usual_limits)
 
 
 def build(
@@ -146,7 +149,7 @@ def _build_all(
     begun: dict[str, float] = {}
     built: dict[str, tuple[Any, float]] = {}
     jobs = min(options.jobs or cores(), len(tasks))
-    with Pool[Task, Any]("tritonrepo.pipeline:build_model", jobs, heard) as pool:
+    with Pool[Task, Any]("tritonrepo.pipeline:build_model", jobs, heard, options.limits) as pool:
         for task, outcome in pool.run(tasks):
             name = task.model.name
             seconds = time.perf_counter() - begun.get(name, time.perf_counter())

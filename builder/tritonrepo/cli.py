@@ -78,15 +78,22 @@ def build(
     prune: Annotated[
         bool, typer.Option(help="Remove models that tritonrepo wrote and the spec no longer names.")
     ] = False,
+    max_memory: Annotated[
+        float | None, typer.Option(min=0.1, help="GiB for all models that are built at once; default: 9/10 of what is.")
+    ] = None,
+    max_time: Annotated[float | None, typer.Option(min=1, help="Seconds for one model; default: 7200.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Events and result as JSON lines.")] = False,
 ) -> None:
     """Build the model repository: prepare, prove and publish every model that changed."""
     from tritonrepo.build import BuildOptions
     from tritonrepo.build import build as run
     from tritonrepo.display import display_for
+    from tritonrepo.limits import Limits, usual_limits
 
     spec = _spec(sources or [_SPEC], repository, templates)
-    options = BuildOptions(jobs=jobs, wait=wait, keep_going=keep_going, prune=prune)
+    usual = usual_limits()
+    limits = Limits(usual.memory if max_memory is None else int(max_memory * 2**30), max_time or usual.seconds)
+    options = BuildOptions(jobs=jobs, wait=wait, keep_going=keep_going, prune=prune, limits=limits)
     display = display_for(sys.stdout, as_json=as_json, total=len(spec.models))
     with display:
         result = run(spec, options, display.step, display.say)

@@ -13,13 +13,15 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 import traceback
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
-from typing import IO, Generic, TypeVar
+from typing import IO, Any, Generic, TypeVar
 
 from tritonrepo.errors import ModelError, TritonrepoError
+from tritonrepo.limits import NO_LIMITS, TICK, Limits, memory_of
 from tritonrepo.verify import THREADS_VARIABLE
 
 Task = TypeVar("Task")
@@ -34,6 +36,9 @@ class _Worker(Generic[Task]):
     said: IO[bytes]
     task: Task | None = None
     doing: str = "starting"
+    begun: float = 0.0
+    over: str = ""
+    """What it took too much of, where it was ended for that."""
 
 
 class Pool(Generic[Task, Result]):
@@ -43,12 +48,17 @@ class Pool(Generic[Task, Result]):
         function: ``module:name`` of ``(task, emit) -> result``, looked up in the worker.
         count: how many workers; the cores are shared among them.
         on_event: is given what tasks emit: (task, event).
+        limits: what tasks may take; one that takes more is ended, and that is its error.
     """
 
-    def __init__(self, function: str, count: int, on_event: Callable[[Task, object], None]) -> None:
+    def __init__(
+        self, function: str, count: int, on_event: Callable[[Task, object], None], limits: Limits = NO_LIMITS
+    ) -> None:
         self._function = function
         self._count = count
         self._on_event = on_event
+        self._limits = limits
+        self._looked = 0.0
         self._workers: list[_Worker[Task]] = []
 
     def __enter__(self) -> Pool[Task, Result]:
@@ -66,8 +76,8 @@ class Pool(Generic[Task, Result]):
         for worker in self._workers:
             self._give(worker, waiting.pop())
         while busy := {worker.channel: worker for worker in self._workers if worker.task is not None}:
-            for channel in wait(list(busy)):
-                worker = busy[channel]  # type: ignore[index]  # only connections were waited for
+            for channel in self._wait(busy):
+                worker = busy[channel]
                 task = worker.task
                 assert task is not None  # noqa: S101 - busy workers have one
                 outcome = self._hear(worker, task)
@@ -82,6 +92,31 @@ class Pool(Generic[Task, Result]):
                         self._workers.append(worker)
                     self._give(worker, waiting.pop())
                 yield task, outcome
+
+    def _wait(self, busy: Mapping[Connection, _Worker[Task]]) -> list[Any]:
+        """The channels that have something to say. Meanwhile it is seen to that no worker takes too much."""
+        watched = self._limits != NO_LIMITS
+        while True:
+            ready = wait(list(busy), TICK if watched else None)
+            if watched and time.monotonic() - self._looked > TICK:
+                self._end_what_takes_too_much(list(busy.values()))
+                self._looked = time.monotonic()
+            if ready:
+                return ready
+
+    def _end_what_takes_too_much(self, busy: Sequence[_Worker[Task]]) -> None:
+        limits, now = self._limits, time.monotonic()
+        for worker in busy:
+            if limits.seconds is not None and now - worker.begun > limits.seconds and not worker.over:
+                worker.over = "time"
+                _kill(worker.process)
+        if limits.memory is None:
+            return
+        taken = {worker.process.pid: memory_of(worker.process.pid) for worker in busy if not worker.over}
+        if sum(taken.values()) > limits.memory:
+            largest = max((worker for worker in busy if not worker.over), key=lambda each: taken[each.process.pid])
+            largest.over = "memory"
+            _kill(largest.process)
 
     def _hear(self, worker: _Worker[Task], task: Task) -> Result | TritonrepoError | None:
         """One message; the outcome of the task when this was it."""
@@ -113,13 +148,16 @@ class Pool(Generic[Task, Result]):
 
     def _give(self, worker: _Worker[Task], task: Task) -> None:
         worker.task = task
+        worker.begun = time.monotonic()
         with contextlib.suppress(ConnectionError):  # a worker that died is heard as such
             worker.channel.send(task)
 
     def _died(self, worker: _Worker[Task]) -> TritonrepoError:
         status = worker.process.wait()
         worker.said.seek(0)
-        last = worker.said.read().decode(errors="replace").strip().rpartition("\n")[2]
+        last = worker.said.read().decode(errors="replace").strip().rpartition("\n")[2][-500:]
+        if worker.over:
+            return self._too_much(worker)
         if status == -signal.SIGKILL:
             why = "was killed, most likely for want of memory"
             hint = "Build fewer models at once (--jobs 1), or narrow the largest shapes and batch sizes."
@@ -128,12 +166,34 @@ class Pool(Generic[Task, Result]):
             hint = "The runtime cannot take this model."
         return ModelError(f"the worker {why} during: {worker.doing}{f'; it said: {last}' if last else ''}", hint=hint)
 
+    def _too_much(self, worker: _Worker[Task]) -> TritonrepoError:
+        limits = self._limits
+        if worker.over == "time":
+            return ModelError(
+                f"it took more than {limits.seconds:g} s, and was ended during: {worker.doing}",
+                hint="Narrow the largest shapes and batch sizes, or allow more (--max-time); "
+                "a loop in the model may have no end.",
+            )
+        together = " together with the models beside it" if self._count > 1 else ""
+        return ModelError(
+            f"it took more than {(limits.memory or 0) / 2**30:.3g} GiB of memory{together}, "
+            f"and was ended during: {worker.doing}",
+            hint="Narrow the largest shapes and batch sizes, build fewer models at once (--jobs 1), "
+            "or allow more (--max-memory).",
+        )
+
     def _end(self, worker: _Worker[Task]) -> None:
         worker.channel.close()
         if worker.process.poll() is None:
-            worker.process.kill()
+            _kill(worker.process)
         worker.process.wait()
         worker.said.close()
+
+
+def _kill(process: subprocess.Popen[bytes]) -> None:
+    """End a worker and what it started; it leads a session of its own."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
 
 
 def cores() -> int:
