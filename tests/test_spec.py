@@ -287,7 +287,8 @@ def test_faults_of_the_file(folder: Path, text: str, fault: str) -> None:
         ("instance_group: []", "instance_group: is not a setting here | did you mean instances?"),
         ("optimization: {}", "optimization: is not a setting here | known here: name, onnx, shapes, shape_values, "
          "labels, engine, precision, prepare, batching, instances, profiles, cuda_graphs, tensorrt, accelerator, "
-         "accelerator_parameters, fallback, configs, verification, versions, warmup, response_cache, config; Triton's "
+         "accelerator_parameters, accelerator_cache, fallback, configs, verification, versions, warmup, "
+         "response_cache, config; Triton's "
          "own fields go under config"),
         ("batching: 3", "batching: must be a mapping (max_batch_size, default_max_batch_size, opt_batch_size, dynamic, "
          "max_queue_delay_us, preferred_batch_sizes, preserve_ordering, priority_levels, default_priority_level, "
@@ -409,6 +410,10 @@ def test_faults_of_the_file(folder: Path, text: str, fault: str) -> None:
         ("engine: onnxruntime\naccelerator: cuda\naccelerator_parameters: {gpu_mem_limit: '1'}", None),
         ("engine: onnxruntime\naccelerator_parameters: {gpu_mem_limit: '1'}",
          "accelerator_parameters: has no effect: accelerator is none"),
+        ("engine: onnxruntime\naccelerator: cuda\naccelerator_cache: /cache",
+         "accelerator_cache: has no effect without accelerator: tensorrt"),
+        ("engine: onnxruntime\naccelerator: cuda\ninstances: [{kind: cpu}]",
+         "instances[0].kind: the accelerator cuda is for GPUs | use gpu"),
         ("engine: python\nfallback: onnxruntime",
          "fallback: has no effect with engine: python, which serves the ONNX itself"),
         ("configs: {a b: {}}", 'configs["a b"]: "a b" is not fit for a file name | for instance: a_b'),
@@ -467,8 +472,8 @@ models:
         "4:28 defaults.verification.samples[0]: nope.npz does not exist",
         '5:18 defaults.config.nope: ModelConfig has no field "nope"',
         "6:3 defaults.shapes: is not a setting here | known here: engine, precision, prepare, batching, instances, "
-        "profiles, cuda_graphs, tensorrt, accelerator, accelerator_parameters, fallback, configs, verification, "
-        "versions, warmup, response_cache, config; Triton's own fields go under config",
+        "profiles, cuda_graphs, tensorrt, accelerator, accelerator_parameters, accelerator_cache, fallback, configs, "
+        "verification, versions, warmup, response_cache, config; Triton's own fields go under config",
         '9:29 models[1].precision: must be fp32, fp16, bf16 or int8, not "fp4"',
     ]
 

@@ -71,6 +71,8 @@ def _other_engine(model: ModelDefaults) -> Iterator[Problem]:
                 yield Problem((key,), "has no effect without engine: onnxruntime", at="key")
     elif model.accelerator_parameters and model.accelerator == "none":
         yield Problem(("accelerator_parameters",), "has no effect: accelerator is none", at="key")
+    if model.accelerator_cache is not None and model.accelerator != "tensorrt":
+        yield Problem(("accelerator_cache",), "has no effect without accelerator: tensorrt", at="key")
     if model.engine in ("onnxruntime", "python") and model.fallback != "none":
         yield Problem(
             ("fallback",), f"has no effect with engine: {model.engine}, which serves the ONNX itself", at="key"
@@ -172,6 +174,8 @@ def _instances(model: ModelDefaults) -> Iterator[Problem]:
     for index, group in enumerate(model.instances):
         if group.kind in ("cpu", "model") and group.gpus:
             yield Problem(("instances", index, "gpus"), f"instances of kind {group.kind} take no gpus")
+        if group.kind in ("cpu", "model") and model.engine == "onnxruntime" and model.accelerator != "none":
+            yield Problem(("instances", index, "kind"), f"the accelerator {model.accelerator} is for GPUs", "use gpu")
         if group.kind in ("cpu", "model") and model.engine == "tensorrt":
             yield Problem(("instances", index, "kind"), "the engine tensorrt runs on GPUs only", "use gpu, or auto")
 

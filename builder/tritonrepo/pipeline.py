@@ -39,6 +39,7 @@ T = TypeVar("T")
 #: Settings that planning reads.
 _PLANNED = (
     "name", "engine", "precision", "batching", "shapes", "shape_values", "profiles", "cuda_graphs", "configs",
+    "tensorrt", "accelerator", "accelerator_parameters", "accelerator_cache",
 )  # fmt: skip
 
 #: Steps in their order, as progress shows them.
@@ -215,6 +216,7 @@ def _plan_and_verify(
             "tensorrt": tensorrt.reason,
             "rows_mix": rows_mix,
             "gpus": task.gpus,
+            "release": task.triton,
         },
         lambda: planning.plan(
             model,
@@ -225,6 +227,7 @@ def _plan_and_verify(
             output_shapes=lambda: verification.output_shapes(prepared),
             rows_mix=rows_mix,
             gpus=task.gpus,
+            release=task.triton,
         ),
     )
     verdict = steps.run(

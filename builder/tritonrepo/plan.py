@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 from tritonrepo._tensorrt import Availability
+from tritonrepo.accelerators import accelerator
 from tritonrepo.errors import EngineError, MissingRangeError, ModelError
 from tritonrepo.introspect import Dim, Signature
 from tritonrepo.prepare import Prepared
@@ -126,6 +127,8 @@ class Plan:
     """What the config selects and says beside its profiles."""
     configs: Mapping[str, ConfigPlan] = field(default_factory=dict)
     """Further configs, by name."""
+    accelerator: Mapping[str, object] | None = None
+    """What runs the model on a GPU in the ONNX Runtime backend: an entry of gpu_execution_accelerator."""
     gpus: tuple[str, ...] = ()
     """Compute capabilities of the fleet (``9.0``): one plan for each. Empty: one plan, for the GPU that builds it."""
 
@@ -156,6 +159,7 @@ def plan(
     output_shapes: Callable[[], Mapping[str, tuple[Dim, ...]]],
     rows_mix: str | None = None,
     gpus: tuple[str, ...] = (),
+    release: str = "",
 ) -> Plan:
     """Decide what will be served.
 
@@ -169,6 +173,7 @@ def plan(
         output_shapes: asked for the outputs' shapes as ONNX Runtime infers them; only for its backend.
         rows_mix: why the model must not batch although its axes would allow it, as verification found.
         gpus: compute capabilities of the fleet.
+        release: the Triton release that will serve it, for what its backends can be told.
 
     Raises:
         ModelError: the spec asks for what the model cannot do, or an axis has no range.
@@ -185,15 +190,18 @@ def plan(
         if not batch:
             _check_no_scalars(engine, signature)
     made = engine == "tensorrt"
-    guesses = _guesses(spec, signature, batch, made, guess)
+    # TensorRT builds for ranges, in ONNX Runtime too: there it would build anew, while requests wait.
+    ranged = made or (engine == "onnxruntime" and spec.accelerator == "tensorrt")
+    guesses = _guesses(spec, signature, batch, ranged, guess)
     main = design(spec, signature, batch, guesses, tensorrt=made)
+    accelerated, words = accelerator(spec, signature, main.profiles[0], release)
     profiles = list(main.profiles)
     configs = {}
     for name in spec.configs:
         seen = as_config(spec, name)
         _check_ranges_are_used(seen, signature)
         rows, why = _batch(seen, signature, refused)
-        found = design(seen, signature, rows, _guesses(seen, signature, rows, made, guess), tensorrt=made)
+        found = design(seen, signature, rows, _guesses(seen, signature, rows, ranged, guess), tensorrt=made)
         serving = replace(found.serving, selected=tuple(_place(profiles, each) for each in found.profiles))
         configs[name] = ConfigPlan(rows, why, serving, spec.configs[name].gpus or ())
     return Plan(
@@ -207,19 +215,21 @@ def plan(
         output_shapes=output_shapes() if engine == "onnxruntime" else {},
         notes=(
             *main.notes,
+            *words,
             *_proven(main.serving),
             *(f"{key} has no range in the spec: verified at {size} only" for key, size in guesses.items()),
         ),
         serving=main.serving,
         configs=configs,
+        accelerator=accelerated,
         gpus=gpus if made else (),
     )
 
 
-def _guesses(spec: ModelSpec, signature: Signature, batch: int, made: bool, guess: Guess) -> Mapping[str, int]:
-    """Sizes for the axes without a range; for a plan there must be none."""
-    missing = missing_ranges(spec, signature, batch, tensorrt=made)
-    found = (guess(missing) if not made else None) if missing else {}
+def _guesses(spec: ModelSpec, signature: Signature, batch: int, ranged: bool, guess: Guess) -> Mapping[str, int]:
+    """Sizes for the axes without a range; where all need one there must be none."""
+    missing = missing_ranges(spec, signature, batch, tensorrt=ranged and spec.engine != "onnxruntime")
+    found = (guess(missing) if not ranged else None) if missing else {}
     if found is None:
         raise MissingRangeError(
             f"model {spec.name}: no range is given for the dynamic axes {', '.join(missing)}",

@@ -100,6 +100,8 @@ def model_config(spec: ModelSpec, signature: Signature, plan: Plan) -> ModelConf
     }
     if plan.gpus:
         derived["cc_model_filenames"] = {gpu: plan.plan_file(gpu) for gpu in plan.gpus}
+    if plan.accelerator:
+        derived["optimization"] = {"execution_accelerators": {"gpu_execution_accelerator": [plan.accelerator]}}
     if plan.serving.graphs:
         derived["optimization"] = {"cuda": _cuda_graphs(plan.serving.graphs)}
     if _joins_requests(spec.batching, plan):
@@ -178,7 +180,7 @@ def _instance_group(group: Instances, plan: Plan) -> dict[str, object]:
 def _instance_kind(group: Instances, plan: Plan) -> str:
     if group.kind != "auto":
         return f"KIND_{group.kind.upper()}"
-    if group.gpus or plan.engine == "tensorrt":
+    if group.gpus or plan.engine == "tensorrt" or plan.accelerator:
         return "KIND_GPU"
     # model.py runs on the CPU unless it is told otherwise; ONNX Runtime's backend takes a GPU where there is one.
     return "KIND_CPU" if plan.engine == "python" else "KIND_AUTO"

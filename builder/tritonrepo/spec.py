@@ -394,6 +394,9 @@ class ModelDefaults(Block):
     """Engine onnxruntime: what runs the model on a GPU. ``none``: the backend's own choice, CUDA where there is one."""
     accelerator_parameters: dict[str, str] = Field(default_factory=dict)
     """Parameters of the accelerator, by the backend's names; they win over those that are derived."""
+    accelerator_cache: str | None = None
+    """Accelerator tensorrt: folder on the server, which it can write to, for built engines and timings; what lies there
+    is loaded and runs code. By default none: engines are built at every load."""
     fallback: Literal["none", "onnxruntime"] = "none"
     """Engine tensorrt: a second model, NAME_onnx, that serves the ONNX itself on GPUs without a plan."""
     configs: dict[str, NamedConfig] = Field(default_factory=dict)
