@@ -141,9 +141,10 @@ def test_an_engine_that_cannot_be_built_here(tmp_path: Path) -> None:
         planned(graphs.mlp(tmp_path), engine="tensorrt")
 
 
-def test_a_precision_that_is_not_built(tmp_path: Path) -> None:
-    with pytest.raises(EngineError, match="precision fp16 is not built"):
-        planned(graphs.mlp(tmp_path), precision="fp16")
+@pytest.mark.parametrize("engine", ["auto", "python", "onnxruntime"])
+def test_bf16_is_for_tensorrt_only(tmp_path: Path, engine: str) -> None:
+    with pytest.raises(EngineError, match="precision bf16 needs engine tensorrt, because ONNX Runtime cannot run BF16"):
+        planned(graphs.mlp(tmp_path), precision="bf16", engine=engine)
 
 
 def test_scalars_without_batching_are_for_the_python_engine(tmp_path: Path) -> None:

@@ -281,7 +281,23 @@ def test_faults_of_the_file(folder: Path, text: str, fault: str) -> None:
     [
         ("engine: pyton", 'engine: must be auto, tensorrt, onnxruntime or python, not "pyton" | did you mean python?'),
         ("engine:", None),
-        ("precision: [fp16]", "precision: must be fp32, fp16, bf16 or int8, not a list"),
+        ("precision: [fp16]", "precision: must be fp32, fp16, mixed, bf16, int8 or a mapping (type, io, keep_fp32, "
+         "search, max_runs, calibration, calibration_method, percentile), not a list"),
+        ("precision: mixed", None),
+        ("precision: {type: fp16, io: convert, keep_fp32: [Softmax], max_runs: 9}", None),
+        ("precision: {kind: fp16}", "precision.kind: is not a setting here | known here: type, io, keep_fp32, search, "
+         "max_runs, calibration, calibration_method, percentile"),
+        ("precision: {type: fp61}", 'precision.type: must be fp32, fp16, mixed, bf16 or int8, not "fp61" | did '
+         "you mean fp16?"),
+        ("precision: int8", "precision: int8 needs samples to take its ranges from | give precision.calibration or "
+         "verification.samples: files .npz with inputs that the model is made for"),
+        ("precision: {type: bf16, io: convert}", "precision.io: convert makes FP16 of inputs and outputs, which type "
+         "bf16 does not | leave it out, or set type: fp16 or mixed"),
+        ("precision: {type: fp16, percentile: 99}", "precision.percentile: has no effect: type is fp16"),
+        ("precision: {keep_fp32: [Conv]}", "precision.keep_fp32: has no effect: type is fp32"),
+        ("precision: {type: fp16, search: false, max_runs: 3}", "precision.max_runs: has no effect: search is false"),
+        ("precision: {type: int8, calibration: [none.npz]}",
+         "precision.calibration[0]: none.npz does not exist"),
         ("max_batch_size: 3", "max_batch_size: is not a setting here | max_batch_size belongs under batching"),
         ("Batching: {}", "Batching: is not a setting here | did you mean batching?"),
         ("instance_group: []", "instance_group: is not a setting here | did you mean instances?"),
@@ -474,7 +490,8 @@ models:
         "6:3 defaults.shapes: is not a setting here | known here: engine, precision, prepare, batching, instances, "
         "profiles, cuda_graphs, tensorrt, accelerator, accelerator_parameters, accelerator_cache, fallback, configs, "
         "verification, versions, warmup, response_cache, config; Triton's own fields go under config",
-        '9:29 models[1].precision: must be fp32, fp16, bf16 or int8, not "fp4"',
+        "9:29 models[1].precision: must be fp32, fp16, mixed, bf16, int8 or a mapping (type, io, "
+        'keep_fp32, search, max_runs, calibration, calibration_method, percentile), not "fp4"',
     ]
 
 

@@ -151,6 +151,7 @@ class _Assembly:
         found = [problem for problem in _rules.contradictions(model) if problem.path[0] not in broken]
         found += [problem for problem in _rules.without_effect(model) if _holds(item, problem.path)]
         found += [*_rules.shape_problems(model), *_rules.missing_files(model), *_rules.missing_model_files(model)]
+        found += _rules.missing_calibration(model)
         found += _config(model.config) if item.get("config") else []
         self.problems += _below(path, (self._with_origin(problem, item) for problem in found))
         return model

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tritonrepo._faults import KeyPath, Problem, closest
+from tritonrepo.spec import precision_of
 
 if TYPE_CHECKING:
     from tritonrepo.spec import (
@@ -45,6 +46,7 @@ def contradictions(model: ModelDefaults) -> Iterator[Problem]:
     yield from _versions(model)
     yield from _warmup(model)
     yield from _verification(model)
+    yield from _precision(model)
     yield from _tensorrt(model.tensorrt)
     yield from _profiles(model.profiles, ("profiles",))
     yield from _configs(model)
@@ -53,6 +55,7 @@ def contradictions(model: ModelDefaults) -> Iterator[Problem]:
 def without_effect(model: ModelDefaults) -> Iterator[Problem]:
     """Settings that another one switches off: a fault where a model states them itself, not where it inherits them."""
     yield from _other_engine(model)
+    yield from _precision_without_effect(model)
     batching = model.batching
     if batching.max_batch_size != 0 and batching.dynamic:
         return
@@ -98,6 +101,8 @@ def missing_files(model: ModelDefaults) -> Iterator[Problem]:
     """Files that defaults can name too, and that are not there."""
     for index, sample in enumerate(model.verification.samples):
         yield from _missing(sample, ("verification", "samples", index))
+    for index, sample in enumerate(precision_of(model).calibration):
+        yield from _missing(sample, ("precision", "calibration", index))
     for index, request in enumerate(model.warmup if isinstance(model.warmup, tuple) else ()):
         for tensor, data in request.inputs.items():
             if isinstance(data.data, Path):
@@ -206,6 +211,39 @@ def _verification(model: ModelDefaults) -> Iterator[Problem]:
         yield Problem(("verification", "generated"), message, "give samples, or generate at least 1")
     if verification.low is not None and verification.high is not None and verification.low >= verification.high:
         yield Problem(("verification", "low"), f"must be less than high, {verification.high:g}")
+
+
+def _precision(model: ModelDefaults) -> Iterator[Problem]:
+    precision = precision_of(model)
+    if precision.io == "convert" and precision.type not in ("fp16", "mixed"):
+        message = f"convert makes FP16 of inputs and outputs, which type {precision.type} does not"
+        yield Problem(("precision", "io"), message, "leave it out, or set type: fp16 or mixed")
+
+
+def missing_calibration(model: ModelSpec) -> Iterator[Problem]:
+    """INT8 without samples: a fault of the model, for its samples may stand beside a precision from the defaults."""
+    if precision_of(model).type == "int8" and not precision_of(model).calibration and not model.verification.samples:
+        path: KeyPath = ("precision",) if isinstance(model.precision, str) else ("precision", "type")
+        hint = "give precision.calibration or verification.samples: files .npz with inputs that the model is made for"
+        yield Problem(path, "int8 needs samples to take its ranges from", hint)
+
+
+def _precision_without_effect(model: ModelDefaults) -> Iterator[Problem]:
+    precision = precision_of(model)
+    if isinstance(model.precision, str):
+        return
+    reasons = {}
+    if precision.type != "int8":
+        reasons = dict.fromkeys(("calibration", "calibration_method", "percentile"), f"type is {precision.type}")
+    elif precision.calibration_method != "percentile":
+        reasons["percentile"] = f"calibration_method is {precision.calibration_method}"
+    if precision.type == "fp32":
+        reasons |= dict.fromkeys(("keep_fp32", "search", "max_runs"), "type is fp32")
+    elif not precision.search:
+        reasons["max_runs"] = "search is false"
+    for key, reason in reasons.items():
+        if key in precision.model_fields_set:
+            yield Problem(("precision", key), f"has no effect: {reason}", at="key")
 
 
 def _tensorrt(options: TensorRT) -> Iterator[Problem]:

@@ -143,7 +143,7 @@ def _build_all(
     def heard(task: Task, event: object) -> None:
         if isinstance(event, Event):
             begun.setdefault(task.model.name, time.perf_counter())
-            on_event(task.model.name, event.step, event.status, event.seconds)
+            on_event(task.model.name, str(event), event.status, event.seconds)
 
     tasks = [Task(model, spec.repository, spec.cache, spec.templates, spec.triton, spec.gpus) for model in models]
     begun: dict[str, float] = {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,14 @@ if TYPE_CHECKING:
 
 FLOATS = ("FP16", "FP32", "FP64", "BF16")
 
-_DEFAULT_ATOL, _DEFAULT_RTOL = 1e-4, 1e-3
+#: What is allowed where the spec says nothing, by the precision of the artefact.
+DEFAULTS: Mapping[str, Tolerance] = {
+    "fp32": Tolerance(atol=1e-4, rtol=1e-3, of_range=0.0),
+    "fp16": Tolerance(atol=1e-2, rtol=1e-2, of_range=2e-3),
+    "mixed": Tolerance(atol=1e-2, rtol=1e-2, of_range=2e-3),
+    "bf16": Tolerance(atol=1e-2, rtol=1e-2, of_range=2e-2),
+    "int8": Tolerance(atol=1e-2, rtol=1e-2, of_range=1e-1, cosine=0.99),
+}
 
 
 @dataclass(frozen=True)
@@ -46,11 +54,22 @@ class OutputError:
         )
 
 
-def compare(output: Tensor, at: str, got: Array, want: Array, tolerance: Tolerance) -> OutputError:
+def compare(
+    output: Tensor, at: str, got: Array, want: Array, tolerance: Tolerance, precision: str = "fp32"
+) -> OutputError:
     """Compare one output with the reference, element by element.
 
-    Floats pass where |got - want| <= atol + rtol * |want|, and where both are the same NaN or Inf. Everything else must
-    be equal unless a tolerance is given. Different shapes fail.
+    Floats pass where |got - want| <= atol + rtol * |want| + of_range * max |want|, and where both are the same NaN or
+    Inf; the output passes where all do and its cosine is at least the tolerance's. Everything else must be equal unless
+    a tolerance is given. Different shapes fail.
+
+    Args:
+        output: name and type.
+        at: where the values come from, for the report.
+        got: of the artefact.
+        want: of the reference.
+        tolerance: as the spec gives it.
+        precision: of the artefact; says what is allowed where the tolerance does not.
     """
     import numpy as np
 
@@ -61,7 +80,8 @@ def compare(output: Tensor, at: str, got: Array, want: Array, tolerance: Toleran
         wrong = np.asarray(got != want)
         amounts = wrong.astype(np.float64)
     else:
-        amounts, wrong = _amounts(got, want, tolerance)
+        amounts, allowed = _amounts(got, want, _filled(tolerance, precision))
+        wrong = ~(amounts <= allowed)
     if not got.size:
         return OutputError(output.name, at, got.shape, 0.0, 0.0, 1.0, 0, 0, True, (), "empty", "empty")
     # A NaN or an Inf that should not be there is worse than any number.
@@ -77,25 +97,66 @@ def compare(output: Tensor, at: str, got: Array, want: Array, tolerance: Toleran
         cosine=_cosine(got, want) if numeric else float(not wrong.any()),
         nans=int(np.count_nonzero(_isnan(got) & ~_isnan(want))),
         infs=int(np.count_nonzero(_isinf(got) & ~_isinf(want))),
-        ok=not bool(wrong.any()),
+        ok=not bool(wrong.any()) and (not numeric or _cosine_share(got, want, _filled(tolerance, precision)) <= 1),
         worst_index=tuple(int(index) for index in worst),
         worst_got=_element(got[worst]),
         worst_want=_element(want[worst]),
     )
 
 
-def _amounts(got: Array, want: Array, tolerance: Tolerance) -> tuple[Array, Array]:
-    """|got - want| (0 where both are the same NaN or Inf), and where it is beyond the tolerance."""
+def share_of_allowed(output: Tensor, got: Array, want: Array, tolerance: Tolerance, precision: str) -> float:
+    """The largest error as a share of what is allowed: up to 1 is what ``compare`` lets pass; infinite where a value is
+    not finite but should be, where a shape differs, or where what must be equal is not.
+    """
     import numpy as np
 
-    atol = _DEFAULT_ATOL if tolerance.atol is None else tolerance.atol
-    rtol = _DEFAULT_RTOL if tolerance.rtol is None else tolerance.rtol
+    if got.shape != want.shape:
+        return float("inf")
+    if not got.size:
+        return 0.0
+    if output.dtype not in FLOATS and tolerance == Tolerance():
+        return 0.0 if np.array_equal(got, want) else float("inf")
+    filled = _filled(tolerance, precision)
+    amounts, allowed = _amounts(got, want, filled)
+    shares = np.where(amounts == 0, 0.0, amounts / np.maximum(allowed, 1e-30))  # a huge number where nothing is allowed
+    largest = float(np.max(np.where(np.isfinite(amounts) & (allowed >= 0), shares, np.inf)))
+    return max(largest, _cosine_share(got, want, filled) if got.dtype.kind in "fiub" else 0.0)
+
+
+def _filled(tolerance: Tolerance, precision: str) -> Tolerance:
+    """The tolerance with the precision's own values where it says nothing."""
+    given = {name: value for name, value in tolerance if value is not None}
+    return DEFAULTS[precision].model_copy(update=given)
+
+
+def _cosine_share(got: Array, want: Array, tolerance: Tolerance) -> float:
+    """How far the cosine is from 1, as a share of how far it may be; 0 where none is asked for or all is 0."""
+    import numpy as np
+
+    if tolerance.cosine is None or not np.any(want):
+        return 0.0
+    return (1.0 - _cosine(got, want)) / max(1.0 - tolerance.cosine, 1e-9)
+
+
+def _amounts(got: Array, want: Array, tolerance: Tolerance) -> tuple[Array, Array]:
+    """|got - want| (0 where both are the same NaN or Inf), and how much is allowed: nothing where want is not finite.
+
+    Args:
+        got: of the artefact.
+        want: of the reference.
+        tolerance: with no value left open.
+    """
+    import numpy as np
+
+    exact = want.astype(np.float64)
+    finite = np.isfinite(exact)
+    size = np.abs(exact)
+    largest = float(size[finite].max(initial=0.0))
     same = (got == want) | (_isnan(got) & _isnan(want))
     with np.errstate(invalid="ignore", over="ignore"):
-        amounts = np.where(same, 0.0, np.abs(got.astype(np.float64) - want.astype(np.float64)))
-        within = np.isfinite(want.astype(np.float64)) & (amounts <= atol + rtol * np.abs(want.astype(np.float64)))
-        wrong = ~same & ~within
-    return amounts, wrong
+        amounts = np.where(same, 0.0, np.abs(got.astype(np.float64) - exact))
+        allowed = (tolerance.atol or 0.0) + (tolerance.rtol or 0.0) * size + (tolerance.of_range or 0.0) * largest
+    return amounts, np.where(same, 0.0, np.where(finite, allowed, -1.0))
 
 
 def _relative(amounts: Array, want: Array) -> float:

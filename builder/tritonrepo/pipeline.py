@@ -2,6 +2,9 @@
 
     spec -> introspect -> prepare -> plan -> verify -> render -> check -> (publish)
 
+Where the spec asks for a lower precision, the model is first planned and proven in FP32, then brought to the precision,
+then planned and proven again.
+
 Each step runs only when something it depends on changed; otherwise its result comes from the cache. Publishing, which
 changes the world, is ``build``'s; all before it happens in a worker process and touches only the cache.
 """
@@ -29,9 +32,11 @@ from tritonrepo.fingerprint import Cache, digest, key_of, tool_version
 from tritonrepo.introspect import Signature, introspect
 from tritonrepo.plan import Plan
 from tritonrepo.prepare import Change, Prepared
+from tritonrepo.prepare.precision import Reached
+from tritonrepo.prepare.precision.step import FEW_ROWS, Reduced, reduce_precision
 from tritonrepo.publish import Staged
 from tritonrepo.render import Rendered, render, templates_digest
-from tritonrepo.spec import ModelSpec
+from tritonrepo.spec import ModelSpec, precision_of
 from tritonrepo.verify import Verdict
 
 T = TypeVar("T")
@@ -43,7 +48,7 @@ _PLANNED = (
 )  # fmt: skip
 
 #: Steps in their order, as progress shows them.
-STEPS = ("introspect", "prepare", "plan", "verify", "render", "check", "publish")
+STEPS = ("introspect", "prepare", "plan", "verify", "precision", "render", "check", "publish")
 
 
 @dataclass(frozen=True)
@@ -53,9 +58,11 @@ class Event:
     step: str
     status: str
     seconds: float = 0.0
+    detail: str = ""
+    """What the step is at, where it takes long."""
 
     def __str__(self) -> str:
-        return self.step
+        return f"{self.step}: {self.detail}" if self.detail else self.step
 
 
 @dataclass(frozen=True)
@@ -109,7 +116,7 @@ def build_model(task: Task, emit: Callable[[Event], None]) -> Built:
         late=lambda found: _digests(cache, found.external_data),
     )
     source = {"path": model.onnx, "onnx": onnx_digest, "external": _digests(cache, signature.external_data)}
-    prepared, chosen, verdict = _prepare_plan_and_verify(task, steps, signature, source)
+    prepared, chosen, verdict, reached = _prepare_plan_and_verify(task, steps, signature, source)
     served = prepared.signature
     rendered = steps.run(
         "render",
@@ -133,7 +140,7 @@ def build_model(task: Task, emit: Callable[[Event], None]) -> Built:
         name=model.name,
         model_files=rendered.model_files,
         version_files={**chosen.files, **rendered.version_files},
-        verdict=_verdict_document(task, steps, signature, prepared, chosen, verdict),
+        verdict=_verdict_document(task, steps, signature, prepared, chosen, verdict, reached),
         provenance=_provenance(started, steps),
         digests=sources,
         pinned_versions=model.versions.specific or (),
@@ -144,15 +151,17 @@ def build_model(task: Task, emit: Callable[[Event], None]) -> Built:
         plan=chosen,
         verdict=verdict,
         changes=prepared.changes,
-        files=(model.onnx, *signature.external_data, *model.verification.samples, *copied_files(model)),
+        files=(model.onnx, *signature.external_data, *_samples(model), *copied_files(model)),
         cached=steps.all_cached,
     )
 
 
 def _prepare_plan_and_verify(
     task: Task, steps: _Steps, signature: Signature, source: Mapping[str, object]
-) -> tuple[Prepared, Plan, Verdict]:
-    """Prepare, plan and prove; where rows turn out to depend on each other, all that again without batching."""
+) -> tuple[Prepared, Plan, Verdict, Reached | None]:
+    """Prepare, plan and prove; where rows turn out to depend on each other, all that again without batching. Then the
+    same in the precision that is asked for.
+    """
     model = task.model
     tensorrt = _tensorrt.availability()
     engine = model.engine if model.engine != "auto" else "tensorrt" if tensorrt.ok else "python"
@@ -169,11 +178,66 @@ def _prepare_plan_and_verify(
             rows_mix = error.message  # the graph that was made to batch does not run: back to the one that was given
         else:
             if verdict.ok:
-                return prepared, chosen, verdict
+                break
             if not verdict.rows_reason:
                 raise verification.explain(verdict, model, prepared.signature)
             rows_mix = verdict.rows_reason
         context = replace(context, without=preparation.FOR_THE_BATCH)
+    if precision_of(model).type == "fp32":
+        return prepared, chosen, verdict, None
+    proven = chosen
+    for rows in (FEW_ROWS, None):
+        reduced = _reduce_precision(task, steps, signature, prepared, proven, source, rows)
+        chosen, verdict = _plan_and_verify(task, steps, signature, reduced.prepared, source, tensorrt, rows_mix)
+        if verdict.ok:
+            return reduced.prepared, chosen, verdict, reduced.reached
+    raise verification.explain(verdict, model, reduced.prepared.signature)
+
+
+def _reduce_precision(
+    task: Task,
+    steps: _Steps,
+    signature: Signature,
+    prepared: Prepared,
+    chosen: Plan,
+    source: Mapping[str, object],
+    rows: int | None,
+) -> Reduced:
+    """Bring the prepared model to the precision that is asked for."""
+    model = task.model
+    inputs = {
+        "source": source,
+        "prepared": _digests(steps.cache, (prepared.path, *prepared.external_data)),
+        "names": prepared.names,
+        "settings": settings(model, "precision", "verification"),
+        "samples": _digests(steps.cache, _samples(model)),
+        "profiles": TypeAdapter(Plan).dump_python(chosen, mode="json")["profiles"],
+        "max_batch_size": chosen.max_batch_size,
+        "rows": rows,
+    }
+    tools = ("onnx", "onnxruntime", "numpy")
+    key = key_of("precision", tools, inputs)
+    return steps.run(
+        "precision",
+        TypeAdapter(Reduced),
+        tools,
+        inputs,
+        lambda: reduce_precision(
+            model,
+            signature,
+            prepared,
+            chosen,
+            rows,
+            lambda fill: steps.cache.folder("precision", key, fill),
+            lambda text: steps.emit(Event("precision", "start", detail=text)),
+        ),
+        late=lambda found: _digests(steps.cache, (found.prepared.path, *found.prepared.external_data)),
+    )
+
+
+def _samples(model: ModelSpec) -> tuple[Path, ...]:
+    """Every sample file that the spec names."""
+    return (*model.verification.samples, *precision_of(model).calibration)
 
 
 def _prepare(steps: _Steps, context: preparation.Context, source: Mapping[str, object]) -> Prepared:
@@ -237,6 +301,7 @@ def _plan_and_verify(
         {
             **artefact,
             "settings": settings(model, "verification"),
+            "precision": verification.precision_reached(model, prepared),
             "samples": _digests(steps.cache, model.verification.samples),
             "profiles": TypeAdapter(Plan).dump_python(chosen, mode="json")["profiles"],
             "max_batch_size": chosen.max_batch_size,
@@ -356,7 +421,13 @@ def _check(task: Task, rendered: Rendered, chosen: Plan) -> None:
 
 
 def _verdict_document(
-    task: Task, steps: _Steps, signature: Signature, prepared: Prepared, chosen: Plan, verdict: Verdict
+    task: Task,
+    steps: _Steps,
+    signature: Signature,
+    prepared: Prepared,
+    chosen: Plan,
+    verdict: Verdict,
+    reached: Reached | None,
 ) -> dict[str, object]:
     """What is written beside the version: how it was made and what was proven. No times, hosts or absolute paths, so
     that two builds of the same inputs write the same bytes.
@@ -377,6 +448,7 @@ def _verdict_document(
         "triton": task.triton,
         "tools": {tool: tool_version(tool) for tool in tools},
         "preparation": _preparation_document(prepared),
+        **({"precision": TypeAdapter(Reached).dump_python(reached, mode="json")} if reached else {}),
         **{name: plan_document[name] for name in ("engine", "max_batch_size", "batch_reason", "profiles")},
         **{name: plan_document[name] for name in ("serving", "configs", "gpus") if chosen.engine == "tensorrt"},
         "verdict": TypeAdapter(Verdict).dump_python(verdict, mode="json"),

@@ -25,7 +25,7 @@ from tritonrepo.profiles import (
     design,
     missing_ranges,
 )
-from tritonrepo.spec import ModelSpec, Precision, TensorRange, TensorRT
+from tritonrepo.spec import ModelSpec, PrecisionName, TensorRange, TensorRT, precision_of
 
 __all__ = ["BuildRequest", "BuiltPlan", "ConfigPlan", "Plan", "Profile", "Serving", "Shape", "axis_key", "plan"]
 
@@ -58,7 +58,7 @@ class BuildRequest:
     """The model's name, for messages."""
     onnx: Path
     profiles: tuple[Profile, ...]
-    precision: Precision
+    precision: PrecisionName
     options: TensorRT
     output: Path
     """Where the plan is written; its folder exists."""
@@ -283,15 +283,17 @@ def _range_hint(spec: ModelSpec, signature: Signature, missing: tuple[str, ...])
 
 
 def _engine(spec: ModelSpec, tensorrt: Availability) -> tuple[ConcreteEngine, str]:
-    if spec.precision != "fp32":
-        raise EngineError(
-            f"model {spec.name}: precision {spec.precision} is not built by this version",
-            hint="Convert the ONNX file first and leave `precision: fp32`, which keeps the file's own types.",
-        )
     if spec.engine == "tensorrt" and not tensorrt.ok:
         raise EngineError(
             f"model {spec.name}: engine tensorrt was asked for, but {tensorrt.reason}",
             hint="Use `engine: auto` (or python, onnxruntime); `tritonrepo doctor` says what this machine can build.",
+        )
+    if precision_of(spec).type == "bf16" and (spec.engine in ("python", "onnxruntime") or not tensorrt.ok):
+        why = f"the spec asks for {spec.engine}" if spec.engine != "auto" else tensorrt.reason
+        raise EngineError(
+            f"model {spec.name}: precision bf16 needs engine tensorrt, because ONNX Runtime cannot run BF16 on a CPU; "
+            f"{why}",
+            hint="Use precision fp16 or mixed here, or build on a GPU host with TensorRT.",
         )
     if spec.engine == "auto":
         return ("tensorrt", tensorrt.reason) if tensorrt.ok else ("python", f"auto: {tensorrt.reason}")

@@ -20,7 +20,17 @@ from tritonrepo.errors import ModelError, TemplateError, Where
 from tritonrepo.introspect import Signature, Tensor
 from tritonrepo.plan import Plan, as_config
 from tritonrepo.profiles import Graph, Warm
-from tritonrepo.spec import Batching, Instances, ModelSpec, QueuePolicy, VersionPolicy, Warmup, WarmupInput
+from tritonrepo.spec import (
+    Batching,
+    Instances,
+    ModelSpec,
+    QueuePolicy,
+    VersionPolicy,
+    Warmup,
+    WarmupInput,
+    precision_of,
+)
+from tritonrepo.verify import NO_INT8_FUSION
 
 CONFIG_TEMPLATE = "config.pbtxt.j2"
 MODEL_TEMPLATE = "model.py.j2"
@@ -108,6 +118,8 @@ def model_config(spec: ModelSpec, signature: Signature, plan: Plan) -> ModelConf
         derived["dynamic_batching"] = _dynamic_batching(spec.batching, plan)
     if spec.response_cache:
         derived["response_cache"] = {"enable": True}
+    if precision_of(spec).type == "int8":
+        derived |= _unfused_int8(plan)
     config = merged(from_mapping(derived), spec.config)
     _check_unchanged(config, plan)
     return config
@@ -122,6 +134,16 @@ def _backend(plan: Plan) -> dict[str, object]:
     if plan.engine == "tensorrt":
         return {"platform": "tensorrt_plan", "backend": "tensorrt"}
     return {"backend": plan.engine}
+
+
+def _unfused_int8(plan: Plan) -> dict[str, object]:
+    """Q/DQ pairs are run as they are written: ONNX Runtime's integer kernels round otherwise, and saturate on
+    processors without VNNI, so that the answers would depend on the host."""
+    if plan.engine == "python":
+        return {"parameters": {NO_INT8_FUSION: {"string_value": "1"}}}
+    if plan.engine == "onnxruntime":
+        return {"optimization": {"graph": {"level": -1}}}  # the backend's word for ONNX Runtime's basic optimizations
+    return {}
 
 
 def _version_policy(policy: VersionPolicy) -> dict[str, object]:

@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationInfo
 
 Engine = Literal["auto", "tensorrt", "onnxruntime", "python"]
-Precision = Literal["fp32", "fp16", "bf16", "int8"]
+PrecisionName = Literal["fp32", "fp16", "mixed", "bf16", "int8"]
 
 # Strict: the loader has already made numbers and booleans of what looks like them, so "8" in quotes is a mistake.
 Positive = Annotated[int, Field(ge=1, le=2**31 - 1, strict=True)]
@@ -310,12 +310,38 @@ class NamedConfig(Block):
 
 
 class Tolerance(Block):
-    """An element passes where |got - want| <= atol + rtol * |want|."""
+    """An element passes where |got - want| <= atol + rtol * |want| + of_range * max |want|, max over the output."""
 
     atol: Magnitude | None = None
-    """By default 1e-4 for FP32 artefacts, 1e-2 for FP16 and BF16."""
+    """By default 1e-4 for FP32 artefacts, 1e-2 for others."""
     rtol: Magnitude | None = None
-    """By default 1e-3 for FP32 artefacts, 1e-2 for FP16 and BF16."""
+    """By default 1e-3 for FP32 artefacts, 1e-2 for others."""
+    of_range: Magnitude | None = None
+    """Share of the output's largest magnitude; by default 0 for FP32, 2e-3 for FP16, 2e-2 for BF16, 0.1 for INT8."""
+    cosine: Annotated[float, Field(ge=-1, le=1, strict=True, allow_inf_nan=False)] | None = None
+    """Smallest cosine similarity of the whole output; by default 0.99 for INT8, none for others."""
+
+
+class Precision(Block):
+    """The precision of the graph that is served (docs/precision.md). Given alone, the type stands for all of it."""
+
+    type: PrecisionName = "fp32"
+    """``fp32``: as the file has it. ``fp16``, ``bf16``: every operator that can. ``mixed``: FP16 where it pays.
+    ``int8``: Q/DQ pairs at convolutions and matrix products."""
+    io: Literal["keep", "convert"] = "keep"
+    """Whether FP32 inputs and outputs keep their type or become FP16."""
+    keep_fp32: tuple[Annotated[str, Field(min_length=1)], ...] = ()
+    """Operators (``Softmax``) and names of nodes (``/head/*``) that stay in FP32."""
+    search: Flag = True
+    """Whether operators to keep in FP32 are looked for when the error is too large; otherwise that is an error."""
+    max_runs: Positive = 40
+    """How many choices of operators the search may judge."""
+    calibration: tuple[File, ...] = ()
+    """Files .npz, one array for each input, from which INT8 ranges are taken; by default verification.samples."""
+    calibration_method: Literal["minmax", "entropy", "percentile"] = "minmax"
+    """How INT8 ranges are taken: the largest magnitude, the least loss of information, or a share of all values."""
+    percentile: Annotated[float, Field(gt=0, le=100, strict=True, allow_inf_nan=False)] = 99.99
+    """The share of all values that lies within the range, in percent, for calibration_method ``percentile``."""
 
 
 class Verification(Block):
@@ -375,8 +401,8 @@ class ModelDefaults(Block):
 
     engine: Engine = "auto"
     """``auto``: tensorrt where it can be built, else python."""
-    precision: Precision = "fp32"
-    """Precision of the artefact."""
+    precision: PrecisionName | Precision = "fp32"
+    """Precision of the graph that is served; ``fp32`` is as the file has it."""
     prepare: Preparation = Preparation()
     """Passes over the graph."""
     batching: Batching = Field(default_factory=Batching)
@@ -492,6 +518,12 @@ def spec_for(
 
     given = {"repository": repository, "cache": cache, "templates": templates, "triton": triton}
     return _assemble.from_files(onnx, {key: value for key, value in given.items() if value is not None}, settings or {})
+
+
+def precision_of(model: ModelDefaults) -> Precision:
+    """The precision's settings, also where the spec gives the type alone."""
+    given = model.precision
+    return given if isinstance(given, Precision) else Precision(type=given)
 
 
 def fragment(model: ModelSpec) -> dict[str, Any]:

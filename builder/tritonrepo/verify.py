@@ -20,7 +20,7 @@ from tritonrepo.generate import generate, numpy_dtype, recipes, uses_of
 from tritonrepo.introspect import Dim, Signature, Tensor, load
 from tritonrepo.plan import Plan, Shape, axis_key
 from tritonrepo.prepare import Prepared
-from tritonrepo.spec import ModelSpec, Verification
+from tritonrepo.spec import ModelSpec, Verification, precision_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 
 #: Threads of one ONNX Runtime session; the pipeline shares the cores among models that are built at once.
 THREADS_VARIABLE = "TRITONREPO_THREADS"
+
+#: ONNX Runtime's setting that leaves Q/DQ pairs as they are.
+NO_INT8_FUSION = "session.disable_quant_qdq"
 
 #: Sizes that are tried, in this order, for axes that the spec gives no range for.
 _SIZES_TO_TRY = (64, 224, 32, 128, 16, 8, 4, 2, 1, 256, 512)
@@ -55,11 +58,12 @@ def verify(spec: ModelSpec, signature: Signature, prepared: Prepared, plan: Plan
         VerificationError: a sample does not fit the model.
     """
     reference = Reference(signature, prepared)
-    artefact = Session(prepared.path, optimize=True)
+    artefact = Session(prepared.path, optimize=True, fuse_int8=precision_of(spec).type != "int8")
+    precision = precision_reached(spec, prepared)
     served = prepared.signature
     batch = plan.max_batch_size
     errors: list[OutputError] = []
-    for at, inputs in _samples(spec, served, plan, artefact):
+    for at, inputs in samples(spec, served, plan, artefact):
         try:
             got = artefact.run(inputs)
         except ModelError as error:
@@ -68,14 +72,14 @@ def verify(spec: ModelSpec, signature: Signature, prepared: Prepared, plan: Plan
             return Verdict(False, False, f"single rows run, but {error.message}", tuple(errors))
         rows = [reference.run(_row(inputs, row)) for row in range(_rows(inputs))] if batch else []
         not_rows = _not_one_row(rows, served)
-        by_row = () if not rows or not_rows else _compare_all(spec, served, at, got, _stacked(rows))
+        by_row = () if not rows or not_rows else _compare_all(spec, precision, served, at, got, _stacked(rows))
         if by_row and all(error.ok for error in by_row):
             errors += by_row
             continue
         # The rows do not add up, or there are none: hold the artefact against the reference on the same batch.
         if batch and not reference.takes(inputs):
             return Verdict(False, False, not_rows or _rows_mixed(at, by_row), tuple(errors))
-        whole = _compare_all(spec, served, at, got, reference.run(inputs))
+        whole = _compare_all(spec, precision, served, at, got, reference.run(inputs))
         if batch and all(error.ok for error in whole):
             return Verdict(False, False, not_rows or _rows_mixed(at, by_row), tuple(errors))
         errors += whole
@@ -85,6 +89,12 @@ def verify(spec: ModelSpec, signature: Signature, prepared: Prepared, plan: Plan
 def explain(verdict: Verdict, spec: ModelSpec, signature: Signature) -> VerificationError:
     """The error for a failed verdict: the worst output, index and values."""
     failed = [error for error in verdict.errors if not error.ok]
+    if not failed:
+        return VerificationError(
+            f"model {spec.name}: verification failed: {verdict.rows_reason}",
+            where=spec.onnx,
+            hint="Nothing was published. Set `max_batch_size: 0`, or loosen verification.tolerance in the spec.",
+        )
     worst = max(failed, key=lambda error: (error.nans + error.infs, error.max_abs))
     return VerificationError(
         f"model {spec.name}: verification failed for {len({error.output for error in failed})} of "
@@ -122,12 +132,25 @@ def output_shapes(prepared: Prepared) -> dict[str, tuple[Dim, ...]]:
 class Session:
     """An ONNX Runtime session on the CPU. ``optimize=False`` runs the graph as it was written."""
 
-    def __init__(self, path: Path, *, optimize: bool) -> None:
+    def __init__(self, path: Path, *, optimize: bool, fuse_int8: bool = True) -> None:
+        """Load a model.
+
+        Args:
+            path: its file.
+            optimize: whether ONNX Runtime may change the graph.
+            fuse_int8: whether it may make integer kernels of Q/DQ pairs. They saturate on processors without VNNI, and
+                round otherwise; a model that was quantized for TensorRT is run as it is written.
+
+        Raises:
+            ModelError: it cannot be loaded.
+        """
         import onnxruntime as ort
 
         options = ort.SessionOptions()
         level = ort.GraphOptimizationLevel
         options.graph_optimization_level = level.ORT_ENABLE_ALL if optimize else level.ORT_DISABLE_ALL
+        if not fuse_int8:
+            options.add_session_config_entry(NO_INT8_FUSION, "1")
         options.log_severity_level = 4  # what goes wrong is raised; the rest is noise between our lines
         options.intra_op_num_threads = int(os.environ.get(THREADS_VARIABLE, "0"))
         self.path = path
@@ -249,10 +272,10 @@ def _rows_mixed(at: str, by_row: tuple[OutputError, ...]) -> str:
     return f"row {error.worst_index[0]} of output {error.output} changes with the other rows of its batch ({at})"
 
 
-def _samples(spec: ModelSpec, signature: Signature, plan: Plan, artefact: Session) -> Iterator[tuple[str, Arrays]]:
+def samples(spec: ModelSpec, signature: Signature, plan: Plan, artefact: Session) -> Iterator[tuple[str, Arrays]]:
     """The user's samples, or generated ones at the min, opt and max shapes of each profile."""
     if spec.verification.samples:
-        loaded = [(path.name, _load_sample(path, signature, plan)) for path in spec.verification.samples]
+        loaded = [(path.name, load_sample(path, signature, plan)) for path in spec.verification.samples]
         yield from loaded
         if plan.max_batch_size > 1 and all(_rows(arrays) == 1 for _, arrays in loaded):
             yield f"{loaded[0][0]}, two rows", _two_rows(loaded[0][1])
@@ -278,7 +301,12 @@ def _two_rows(row: Arrays) -> Arrays:
     return {name: np.concatenate([array, np.roll(array, 1, axis=-1)]) for name, array in row.items()}
 
 
-def _load_sample(path: Path, signature: Signature, plan: Plan) -> Arrays:
+def load_sample(path: Path, signature: Signature, plan: Plan) -> Arrays:
+    """The arrays of a sample file, by input.
+
+    Raises:
+        VerificationError: it cannot be read, or does not fit the model.
+    """
     import numpy as np
 
     try:
@@ -305,6 +333,7 @@ def _fit(array: np.ndarray[Any, Any], tensor: Tensor, path: Path, plan: Plan) ->
         not isinstance(dim, int) or dim == size for dim, size in zip(tensor.shape, array.shape, strict=False)
     )
     kind_fits = array.dtype == dtype or (tensor.dtype == "STRING" and array.dtype.kind in "US")
+    kind_fits |= tensor.dtype == "FP16" and array.dtype == "float32"  # of an input that was converted
     if not fits or not kind_fits:
         raise VerificationError(
             f"sample array {tensor.name} is {array.dtype}{list(array.shape)}; the input is {tensor}",
@@ -350,9 +379,16 @@ class _Generated:
             ) from None
 
 
-def _compare_all(spec: ModelSpec, signature: Signature, at: str, got: Arrays, want: Arrays) -> tuple[OutputError, ...]:
+def precision_reached(spec: ModelSpec, prepared: Prepared) -> str:
+    """The precision whose tolerances hold: what the spec asks for, once the graph was brought to it."""
+    return precision_of(spec).type if "precision" in prepared.changed_by else "fp32"
+
+
+def _compare_all(
+    spec: ModelSpec, precision: str, signature: Signature, at: str, got: Arrays, want: Arrays
+) -> tuple[OutputError, ...]:
     how = spec.verification
     return tuple(
-        compare(output, at, got[output.name], want[output.name], how.outputs.get(output.name, how.tolerance))
+        compare(output, at, got[output.name], want[output.name], how.outputs.get(output.name, how.tolerance), precision)
         for output in signature.outputs
     )
