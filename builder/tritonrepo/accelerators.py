@@ -13,7 +13,7 @@ from tritonrepo.errors import ModelError
 from tritonrepo.introspect import Signature
 from tritonrepo.profiles import Profile, Shape
 from tritonrepo.releases import RELEASES
-from tritonrepo.spec import ModelSpec
+from tritonrepo.spec import ModelSpec, precision_of
 
 #: What the accelerator tensorrt takes.
 PARAMETERS = frozenset(
@@ -98,11 +98,12 @@ def _check_bf16(spec: ModelSpec, release: str) -> None:
 def _precision(spec: ModelSpec, release: str) -> dict[str, str]:
     """TensorRT 10 uses the types of the graph only where it is allowed to; 11 always does."""
     known = RELEASES.get(release)
-    if spec.precision == "fp32" or (known is not None and known.tensorrt_major > 10):
+    precision = precision_of(spec).type
+    if precision == "fp32" or (known is not None and known.tensorrt_major > 10):
         return {}
-    if spec.precision == "bf16":
+    if precision == "bf16":
         _check_bf16(spec, release)
-    return {"precision_mode": spec.precision.upper()}
+    return {"precision_mode": "FP16" if precision == "mixed" else precision.upper()}
 
 
 def _build(spec: ModelSpec) -> dict[str, str]:
