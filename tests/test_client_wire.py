@@ -21,12 +21,14 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
+from test_client import any_client
 from tritonrepo_client import (
     BadReply,
     Client,
     DeadlineExceeded,
     ModelNotFound,
     ModelNotReady,
+    Retry,
     ServerBusy,
     ServerError,
     ServerUnreachable,
@@ -35,6 +37,8 @@ from tritonrepo_client import (
     TritonClientError,
 )
 from tritonrepo_client.tensor import MismatchError, WireTensor, decode, encode_inputs
+
+NEVER = Retry(attempts=1)
 
 # Tensors
 
@@ -343,8 +347,9 @@ def then_reset(connection: socket.socket) -> None:
         (reply("[1]", status=500), ServerError, r"\[1\]"),
     ],
 )
-def test_replies_that_are_none(said: bytes | Script, kind: type[TritonClientError], words: str) -> None:
-    with scripted(said, reply(GOOD)) as address, Client(address, timeout=5) as client:
+@pytest.mark.parametrize("mode", ["threads", "asyncio"])
+def test_replies_that_are_none(said: bytes | Script, kind: type[TritonClientError], words: str, mode: str) -> None:
+    with scripted(said, reply(GOOD)) as address, any_client(address, mode, timeout=5, retry=NEVER) as client:
         with pytest.raises(kind, match=words) as caught:
             client.models()
         assert type(caught.value) is kind
@@ -403,13 +408,12 @@ def test_inference_replies_are_read_by_whole_header_names() -> None:
 
 
 def test_a_grpc_reply_without_the_data_it_speaks_of(refusing: tuple[Refusing, str]) -> None:
-    from tritonrepo_client._grpc import GrpcTransport
-    from tritonrepo_client.transport import InferRequest
+    from tritonrepo_client.transport import InferRequest, drive, open_transport
 
-    transport = GrpcTransport(refusing[1].removeprefix("grpc://"))
+    transport = open_transport(refusing[1])
     with pytest.raises(BadReply, match="1 outputs came with the data of 0"):
-        transport.infer(InferRequest("m", "", (), (), "", 0, {}), None)
-    transport.close()
+        drive(transport.infer(InferRequest("m", "", (), (), "", 0, {}), None))
+    drive(transport.close())
 
 
 @pytest.mark.parametrize("metadata", ["{}", '{"inputs": [{"name": "x"}]}', '{"inputs": 7}'])

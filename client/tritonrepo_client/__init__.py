@@ -6,9 +6,11 @@ with Client("grpc://127.0.0.1:8001") as triton:
     heatmap = triton.model("ocr_det")(image)
 """
 
+from tritonrepo_client.aio import AsyncClient, AsyncModel
 from tritonrepo_client.client import Client, Model, ModelStatus
 from tritonrepo_client.errors import (
     BadReply,
+    CircuitOpen,
     DeadlineExceeded,
     InvalidInput,
     ModelNotFound,
@@ -16,12 +18,20 @@ from tritonrepo_client.errors import (
     ServerBusy,
     ServerError,
     ServerUnreachable,
+    SharedMemoryError,
     TritonClientError,
 )
-from tritonrepo_client.tensor import Signature, TensorSpec, as_text
+from tritonrepo_client.settings import TLS, Breaker, Retry
+from tritonrepo_client.tensor import Classification, Signature, TensorSpec, as_classes, as_text
 
 __all__ = [
+    "TLS",
+    "AsyncClient",
+    "AsyncModel",
     "BadReply",
+    "Breaker",
+    "CircuitOpen",
+    "Classification",
     "Client",
     "DeadlineExceeded",
     "InvalidInput",
@@ -29,12 +39,15 @@ __all__ = [
     "ModelNotFound",
     "ModelNotReady",
     "ModelStatus",
+    "Retry",
     "ServerBusy",
     "ServerError",
     "ServerUnreachable",
+    "SharedMemoryError",
     "Signature",
     "TensorSpec",
     "TritonClientError",
+    "as_classes",
     "as_text",
 ]
 
