@@ -116,7 +116,7 @@ def infer(
             served.signature, served.config, inputs, random=random, shapes=dict(shapes or {}), seed=seed
         )
         started = time.perf_counter()
-        outputs = served(arrays)
+        outputs = served(arrays, split=False)  # what is shown is one request
         milliseconds = (time.perf_counter() - started) * 1e3
     return InferResult(model, version, arrays, outputs, notes, milliseconds)
 
