@@ -7,6 +7,7 @@ what it has to say: events while it works, then the result or the error.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import signal
 import socket
@@ -27,6 +28,23 @@ from tritonrepo.verify import THREADS_VARIABLE
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 Message = tuple[str, object]
+
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
+
+@dataclass(frozen=True)
+class Advice:
+    """What to do about a worker that did not end well."""
+
+    slow: str = (
+        "Narrow the largest shapes and batch sizes, or allow more (--max-time); a loop in the model may have no end."
+    )
+    large: str = (
+        "Narrow the largest shapes and batch sizes, build fewer models at once (--jobs 1), or allow more "
+        "(--max-memory)."
+    )
+    killed: str = "Build fewer models at once (--jobs 1), or narrow the largest shapes and batch sizes."
+    crashed: str = "The runtime cannot take this model."
 
 
 @dataclass
@@ -49,15 +67,22 @@ class Pool(Generic[Task, Result]):
         count: how many workers; the cores are shared among them.
         on_event: is given what tasks emit: (task, event).
         limits: what tasks may take; one that takes more is ended, and that is its error.
+        advice: the hints of such errors.
     """
 
     def __init__(
-        self, function: str, count: int, on_event: Callable[[Task, object], None], limits: Limits = NO_LIMITS
+        self,
+        function: str,
+        count: int,
+        on_event: Callable[[Task, object], None],
+        limits: Limits = NO_LIMITS,
+        advice: Advice | None = None,
     ) -> None:
         self._function = function
         self._count = count
         self._on_event = on_event
         self._limits = limits
+        self._advice = advice or Advice()
         self._looked = 0.0
         self._workers: list[_Worker[Task]] = []
 
@@ -135,7 +160,7 @@ class Pool(Generic[Task, Result]):
         threads = max(1, cores() // self._count)
         said = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the worker
         process = subprocess.Popen(
-            [sys.executable, "-m", "tritonrepo.workers", self._function, str(theirs.fileno())],
+            [sys.executable, "-m", "tritonrepo.workers", self._function, str(theirs.fileno()), str(os.getpid())],
             pass_fds=[theirs.fileno()],
             env={**os.environ, THREADS_VARIABLE: os.environ.get(THREADS_VARIABLE, str(threads))},
             stdin=subprocess.DEVNULL,
@@ -159,11 +184,10 @@ class Pool(Generic[Task, Result]):
         if worker.over:
             return self._too_much(worker)
         if status == -signal.SIGKILL:
-            why = "was killed, most likely for want of memory"
-            hint = "Build fewer models at once (--jobs 1), or narrow the largest shapes and batch sizes."
+            why, hint = "was killed, most likely for want of memory", self._advice.killed
         else:
             why = f"crashed ({signal.strsignal(-status) if status < 0 else f'exit status {status}'})"
-            hint = "The runtime cannot take this model."
+            hint = self._advice.crashed
         return ModelError(f"the worker {why} during: {worker.doing}{f'; it said: {last}' if last else ''}", hint=hint)
 
     def _too_much(self, worker: _Worker[Task]) -> TritonrepoError:
@@ -171,15 +195,13 @@ class Pool(Generic[Task, Result]):
         if worker.over == "time":
             return ModelError(
                 f"it took more than {limits.seconds:g} s, and was ended during: {worker.doing}",
-                hint="Narrow the largest shapes and batch sizes, or allow more (--max-time); "
-                "a loop in the model may have no end.",
+                hint=self._advice.slow,
             )
         together = " together with the models beside it" if self._count > 1 else ""
         return ModelError(
             f"it took more than {(limits.memory or 0) / 2**30:.3g} GiB of memory{together}, "
             f"and was ended during: {worker.doing}",
-            hint="Narrow the largest shapes and batch sizes, build fewer models at once (--jobs 1), "
-            "or allow more (--max-memory).",
+            hint=self._advice.large,
         )
 
     def _end(self, worker: _Worker[Task]) -> None:
@@ -201,6 +223,14 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def _die_with(parent: int) -> None:
+    """Ask the kernel to kill this process when its parent ends, however it ends: a build may run for an hour."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # it was quicker
+        os._exit(1)
+
+
 def _serve(function: Callable[[object, Callable[[object], None]], object], channel: Connection) -> None:
     while True:
         try:
@@ -219,6 +249,7 @@ def _serve(function: Callable[[object, Callable[[object], None]], object], chann
 def _main() -> None:
     from importlib import import_module
 
+    _die_with(int(sys.argv[3]))
     module, _, name = sys.argv[1].partition(":")
     with contextlib.suppress(ConnectionError):  # the parent is gone, and so is the need for an answer
         _serve(getattr(import_module(module), name), Connection(int(sys.argv[2])))
