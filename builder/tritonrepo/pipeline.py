@@ -163,7 +163,7 @@ def _prepare_plan_and_verify(
     same in the precision that is asked for.
     """
     model = task.model
-    tensorrt = _tensorrt.availability()
+    tensorrt = replace(_tensorrt.availability(), ok=False)  # until plans are proven on the GPU
     engine = model.engine if model.engine != "auto" else "tensorrt" if tensorrt.ok else "python"
     context = preparation.Context(model, signature, engine)
     rows_mix: str | None = None

@@ -1,0 +1,81 @@
+"""Building a plan in a worker process: TensorRT may take an hour, all of the memory, or the process with it."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from tritonrepo._plan_progress import PlanProgress
+from tritonrepo.errors import TritonrepoError, Where
+from tritonrepo.limits import Limits
+from tritonrepo.plan import BuildRequest, BuiltPlan
+from tritonrepo.workers import Advice, Pool
+
+#: Seconds after its time limit at which a build is killed that did not end by itself.
+_GRACE = 30.0
+
+_LESS = (
+    "Build one model at a time (--jobs 1), narrow the largest shapes and batch sizes, or lower "
+    "tensorrt.builder_optimization_level and tensorrt.workspace_gib."
+)
+
+
+def build_plan(request: BuildRequest, emit: Callable[[PlanProgress], None]) -> BuiltPlan:
+    """Build one plan; returns when it is written. One at a time is built on a GPU: others would spoil its timings.
+
+    Args:
+        request: what to build.
+        emit: is told now and then how far it is.
+
+    Raises:
+        ModelError: TensorRT cannot take the graph; or the process was killed, crashed, or took more than it may.
+        EngineError: TensorRT or the GPU cannot do what was asked.
+    """
+    options = request.options
+    limits = Limits(
+        seconds=options.time_limit_s + _GRACE if options.time_limit_s is not None else None,
+        memory=int(options.memory_limit_gib * 2**30) if options.memory_limit_gib is not None else None,
+    )
+    advice = Advice(
+        slow="Raise tensorrt.time_limit_s, or lower tensorrt.builder_optimization_level.",
+        large=f"Raise tensorrt.memory_limit_gib. {_LESS}",
+        killed=_LESS,
+        crashed=f"TensorRT itself failed. {_LESS} Another TensorRT release, or `engine: onnxruntime`, may take it.",
+    )
+
+    def heard(_: BuildRequest, event: object) -> None:
+        if isinstance(event, PlanProgress):
+            emit(event)
+
+    request.cache.mkdir(parents=True, exist_ok=True)
+    with (
+        _alone_on(options.gpu, request.cache, lambda: emit(_waiting(options.gpu))),
+        Pool[BuildRequest, BuiltPlan]("tritonrepo._tensorrt:build", 1, heard, limits, advice) as pool,
+    ):
+        ((_, outcome),) = pool.run([request])
+    if isinstance(outcome, TritonrepoError):
+        outcome.where = outcome.where or Where(request.onnx)
+        raise outcome
+    return outcome
+
+
+def _waiting(gpu: int) -> PlanProgress:
+    return PlanProgress(f"waiting for GPU {gpu}, on which another plan is built", 0.0)
+
+
+@contextlib.contextmanager
+def _alone_on(gpu: int, folder: Path, on_wait: Callable[[], None]) -> Iterator[None]:
+    """Hold the GPU among builds that share the folder; the kernel lets go of it however this ends."""
+    lock = os.open(folder / f"gpu{gpu}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            on_wait()
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(lock)
