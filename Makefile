@@ -10,7 +10,7 @@ PYTEST := $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
 .PHONY: help install install-dev models runtime repo repo-check serve serve-ngc test test-long lint type format bench \
-	agreement schema constraints clean
+	agreement trt-api schema constraints clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## (.*)/  \1\t\2/' | expand -t 16
@@ -75,6 +75,9 @@ bench: install-dev models runtime  ## measure what docs/benchmarks.md states
 
 agreement: install-dev runtime  ## compare `tritonrepo check` with the real server: every case and 20,000 mutants
 	$(BIN)/python -m tests.agreement.run --count 20000
+
+trt-api: install-dev  ## hold _tensorrt.py against the real bindings of TensorRT 10.8 to 11.4 (needs a C compiler)
+	$(BIN)/python -m tests.tensorrt_api.check
 
 schema: $(VENV)/.installed  ## write docs/models.schema.json
 	@$(BIN)/tritonrepo schema > docs/models.schema.json

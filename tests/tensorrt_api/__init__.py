@@ -1,0 +1,1 @@
+"""TensorRT's real Python bindings, without TensorRT: what `_tensorrt.py` is held against."""
