@@ -15,7 +15,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from tritonrepo.errors import TritonrepoError
+from tritonrepo.errors import TritonrepoError, UsageError
 from tritonrepo.fingerprint import Cache, digest, stat_of, tool_version
 from tritonrepo.limits import Limits, usual_limits
 from tritonrepo.lock import Lock, repository_lock
@@ -25,6 +25,9 @@ from tritonrepo.spec import ModelSpec, Spec, fragment
 
 #: What the result of a build depends on besides its inputs.
 _TOOLS = ("tritonrepo", "onnx", "onnxruntime", "numpy", "jinja2", "tritonclient", "protobuf", "tensorrt")
+
+#: What the name of a fallback model ends in.
+FALLBACK_SUFFIX = "_onnx"
 
 #: Told what happens: the model's name, the step, its status (start, done, cached, failed) and seconds.
 OnEvent = Callable[[str, str, str, float], None]
@@ -99,6 +102,7 @@ def build(
     Raises:
         PublishError: the repository cannot be written, or another build holds it.
     """
+    spec = with_fallbacks(spec)
     with repository_lock(spec.repository, wait=options.wait, on_wait=on_wait) as lock:
         recover(spec.repository, lock)
         stamps = _Stamps(spec)
@@ -127,6 +131,35 @@ def build(
         removed=pruned.removed,
         kept=pruned.left,
     )
+
+
+def with_fallbacks(spec: Spec) -> Spec:
+    """The spec with a second model, NAME_onnx, for each that serves its ONNX on GPUs without a plan.
+
+    Where no plan can be built the model itself serves the ONNX, and there is none.
+
+    Raises:
+        UsageError: a model of such a name is there already.
+    """
+    from tritonrepo import _tensorrt
+
+    asked = [model for model in spec.models if model.fallback == "onnxruntime"]
+    if not asked or not _tensorrt.availability().ok:
+        return spec
+    names = {model.name for model in spec.models}
+    models: list[ModelSpec] = []
+    for model in spec.models:
+        models.append(model)
+        if model in asked:
+            name = f"{model.name}{FALLBACK_SUFFIX}"
+            if name in names:
+                raise UsageError(
+                    f"the fallback of model {model.name} would be named {name}, as another model is",
+                    hint="Rename that model, or leave out fallback.",
+                )
+            changes = {"name": name, "engine": "onnxruntime", "fallback": "none", "configs": {}, "profiles": "auto"}
+            models.append(model.model_copy(update={**changes, "cuda_graphs": "off"}))
+    return spec.model_copy(update={"models": tuple(models)})
 
 
 def _build_all(

@@ -82,6 +82,9 @@ def build(
         float | None, typer.Option(min=0.1, help="GiB for all models that are built at once; default: 9/10 of what is.")
     ] = None,
     max_time: Annotated[float | None, typer.Option(min=1, help="Seconds for one model; default: 7200.")] = None,
+    gpus: Annotated[
+        str | None, typer.Option(help="Compute capabilities of the GPUs that will serve: sm80,sm90. Each needs a host.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Events and result as JSON lines.")] = False,
 ) -> None:
     """Build the model repository: prepare, prove and publish every model that changed."""
@@ -91,6 +94,8 @@ def build(
     from tritonrepo.limits import Limits, usual_limits
 
     spec = _spec(sources or [_SPEC], repository, templates)
+    if gpus:
+        spec = spec.model_copy(update={"gpus": _capabilities(gpus)})
     usual = usual_limits()
     limits = Limits(usual.memory if max_memory is None else int(max_memory * 2**30), max_time or usual.seconds)
     options = BuildOptions(jobs=jobs, wait=wait, keep_going=keep_going, prune=prune, limits=limits)
@@ -168,6 +173,35 @@ def rollback(
     with repository_lock(repository, wait=True, on_wait=print) as lock:
         done = run(repository, model, version, lock)
     print(f"{done.name}: version {done.version} is what was asked for")
+
+
+@app.command()
+def status(
+    source: Annotated[Path | None, typer.Argument(help="The spec; by default models.yaml, if there is one.")] = None,
+    repository: Annotated[
+        Path | None, typer.Option("--repository", "-o", help="The model repository; by default the spec's.")
+    ] = None,
+    gpus: Annotated[str | None, typer.Option(help="Compute capabilities that should be there: sm80,sm90.")] = None,
+    release: Annotated[str | None, typer.Option(help="The Triton release that serves; by default the spec's.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="A JSON list.")] = False,
+) -> None:
+    """Say which plans a repository has, for which GPU and TensorRT, and what is missing. Exit code 1: not complete."""
+    from tritonrepo.spec import load_spec
+    from tritonrepo.status import status as run
+
+    spec = load_spec(source or _SPEC) if source or (_SPEC.is_file() and repository is None) else None
+    if spec and gpus:
+        spec = spec.model_copy(update={"gpus": _capabilities(gpus)})
+    where = repository or (spec.repository if spec else _REPOSITORY)
+    parts = run(where, spec=spec, release=release)
+    if as_json:
+        print(json.dumps([part.as_json() for part in parts], indent=2))
+    else:
+        from tritonrepo.display import print_status
+
+        print_status(parts, where)
+    if not all(part.ok for part in parts):
+        raise typer.Exit(1)
 
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": False})
@@ -302,6 +336,19 @@ def _release() -> str:
     from tritonrepo.spec import Spec, load_spec
 
     return load_spec(_SPEC).triton if _SPEC.is_file() else str(Spec.model_fields["triton"].default)
+
+
+def _capabilities(text: str) -> tuple[str, ...]:
+    """``sm80,9.0`` as compute capabilities."""
+    from pydantic import TypeAdapter, ValidationError
+
+    from tritonrepo.spec import Capability
+
+    try:
+        found: list[str] = TypeAdapter(list[Capability]).validate_python([each.strip() for each in text.split(",")])
+    except ValidationError:
+        raise UsageError(f"--gpus {text}", hint="Give compute capabilities such as sm80,sm90.") from None
+    return tuple(dict.fromkeys(found))
 
 
 def _gpus(text: str) -> Literal["all", "none"] | tuple[int, ...]:

@@ -9,7 +9,10 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from tritonrepo.build import BuildResult, ModelResult
+    from tritonrepo.status import Part
 
 #: How many steps a model goes through, for the bars.
 _STEPS = 7
@@ -166,6 +169,32 @@ def print_result(result: BuildResult) -> None:
         sys.stdout.write(f"{name}: not removed, it holds files that tritonrepo did not write: {', '.join(files)}\n")
     if result.foreign:
         sys.stdout.write(f"Not in the spec, left alone: {', '.join(result.foreign)}\n")
+
+
+def print_status(parts: Sequence[Part], repository: Path) -> None:
+    """One line for each plan, with what is wrong below it, and a sum."""
+    rows = [("model", "version", "GPU", "file", "TensorRT", "size", "state")]
+    rows += [
+        (
+            part.model,
+            "-" if part.version is None else str(part.version),
+            part.gpu,
+            part.file or "-",
+            part.tensorrt or "-",
+            "-" if part.bytes is None else f"{part.bytes / 1e6:.1f} MB",
+            part.state,
+        )
+        for part in parts
+    ]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row, part in zip(rows, (None, *parts), strict=True):
+        line = "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True))
+        sys.stdout.write(f"{line.rstrip()}\n")
+        if part and part.detail:
+            sys.stdout.write(f"    {part.detail}\n")
+    missing = sum(not part.ok for part in parts)
+    sum_up = f"{missing} of {len(parts)} are missing or wrong" if missing else "complete"
+    sys.stdout.write(f"{repository}: {sum_up}\n")
 
 
 def _table(models: Sequence[ModelResult]) -> None:

@@ -20,6 +20,7 @@ from pathlib import Path, PurePosixPath
 
 from tritonrepo import _disk, _record
 from tritonrepo._exchange import replace, restore
+from tritonrepo._fleet import Share, merged
 from tritonrepo._record import Content, Contents, Record
 from tritonrepo.errors import PublishError
 from tritonrepo.lock import Lock
@@ -54,6 +55,8 @@ class Staged:
     """SHA-256 of files to copy, by ``str(path)``, where it is known: such a file is read only if it is new."""
     pinned_versions: tuple[int, ...] = ()
     """Versions that stay however old they are: those that the version policy names."""
+    share: Share | None = None
+    """Where the version is made by several hosts: what this one brings, see `_fleet`."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +66,8 @@ class Published:
     name: str
     version: int
     action: str
-    """``new``, ``new version``, ``new config`` (the config, labels or the verdict changed; the version is the same),
+    """``new``, ``new version``, ``added`` (another host's version has this one's plan now, too), ``new config`` (the
+    config, labels or the verdict changed; the version is the same),
     ``repaired`` (files of the version were missing or altered and are as published again) or ``unchanged``."""
     path: Path
     how: str = ""
@@ -137,13 +141,15 @@ def publish(staged: Staged, repository: Path, *, keep_versions: int, lock: Lock)
                 where=target,
                 hint=_MOVE_AWAY,
             )
+        staged = merged(staged, target, old.latest, old.record)
         action = _action(staged, target, old)
         if action == "unchanged":
             return Published(staged.name, old.latest, action, target)
-        version = old.latest if action in ("new config", "repaired") else old.latest + 1
+        version = old.latest if action in ("new config", "added", "repaired") else old.latest + 1
         keep = _kept(old, version, keep_versions, staged.pinned_versions)
         # The version's files are written, except where only what is around them changes.
-        how = _publish(staged, target, old, version, keep if action == "new config" else keep - {version}, lock)
+        stays = action in ("new config", "added")
+        how = _publish(staged, target, old, version, keep if stays else keep - {version}, lock)
     _disk.settle(lock.repository)
     return Published(staged.name, version, action, target, how)
 
@@ -270,8 +276,14 @@ def _action(staged: Staged, target: Path, old: _Old) -> str:
     record = old.record
     if not old.records:
         return "new"
-    if record is None or not _same(staged.version_files, record.files, staged.digests):
+    if record is None:
         return "new version"
+    common = {path: source for path, source in staged.version_files.items() if path in record.files}
+    if not _same(common, record.files, staged.digests):
+        return "new version"
+    if len(common) < len(staged.version_files):  # `merged` has left nothing of the version out, or it is no share
+        whole = staged.share is not None and _record.intact(target / str(old.latest), record.files, record.mtime_ns)
+        return "added" if whole else "new version"
     if not _record.intact(target / str(old.latest), record.files, record.mtime_ns):
         return "repaired"
     same_rest = (
@@ -326,11 +338,12 @@ def _publish(staged: Staged, target: Path, old: _Old, version: int, keep: set[in
 def _stage(staged: Staged, new: Path, target: Path, old: _Old, version: int, keep: set[int]) -> None:
     """Make the whole new folder: what is kept as links, what is new as files, the record last."""
     model_files = {path: _write(source, new / path, staged.digests) for path, source in staged.model_files.items()}
-    if old.record is not None and version in keep:
-        files = old.record.files
-    else:
-        folder = new / str(version)
-        files = {path: _write(source, folder / path, staged.digests) for path, source in staged.version_files.items()}
+    there = old.record.files if old.record is not None and version in keep else {}
+    folder = new / str(version)
+    files = {
+        path: there.get(path) or _write(source, folder / path, staged.digests)
+        for path, source in staged.version_files.items()
+    }
     _link_kept(target, new, lambda path: path not in old.model_files and _stays(path, keep, version))
     texts = _texts(new, model_files)
     _disk.write(_record.to_json(staged.provenance), _record.provenance_path(new, version))

@@ -1,0 +1,129 @@
+"""Plans of several hosts in one version.
+
+A plan runs on the GPU that it was built for, so each kind of GPU in a fleet needs a host that builds. Each host
+publishes its own plan; where the newest version was made from the same model and settings, with the same TensorRT, the
+plan is added to it, otherwise a new version begins. The repository's lock makes two hosts on a shared file system take
+turns. In the record of a version (``N.verdict.json``) stand what its hosts share and what each of them brought:
+
+    fleet  {"identity": digest of the model, the settings and the TensorRT version}
+    plans  compute capability -> {"file", "tensorrt", "verdict"}
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tritonrepo import _record
+from tritonrepo._record import Record
+from tritonrepo.fingerprint import digest
+
+if TYPE_CHECKING:
+    from tritonrepo.publish import Staged
+
+
+@dataclass(frozen=True)
+class Share:
+    """What one host brings to a version that several make together."""
+
+    identity: str
+    """The same for all hosts whose plans may stand in one version, see `identity`."""
+    gpu: str
+    """Compute capability of its GPU, ``9.0``."""
+    file: str
+    """Name of its plan; the description is beside it."""
+
+
+def identity(onnx: object, settings: object, release: str, tensorrt: str) -> str:
+    """The digest of what plans in one version have in common.
+
+    Args:
+        onnx: digests of the model's files.
+        settings: the model's settings, as JSON values.
+        release: the Triton release that will serve it.
+        tensorrt: the version that builds, build number included: a server loads plans of one version only.
+    """
+    return digest({"onnx": onnx, "settings": settings, "release": release, "tensorrt": tensorrt})
+
+
+def as_share(staged: Staged, share: Share, tensorrt: str) -> Staged:
+    """A staged model as one host's part of a version: what only this host can say moves under its GPU's name."""
+    own = {"file": share.file, "tensorrt": tensorrt, "verdict": staged.verdict.get("verdict")}
+    verdict = {key: value for key, value in staged.verdict.items() if key != "verdict"}
+    return replace(
+        staged,
+        verdict={**verdict, "fleet": {"identity": share.identity}, "plans": {share.gpu: own}},
+        provenance={"plans": {share.gpu: staged.provenance}},
+        share=share,
+    )
+
+
+def merged(staged: Staged, model: Path, version: int, record: Record | None) -> Staged:
+    """The staged model together with what other hosts have brought to the newest version; itself where it has nothing
+    in common with it. Plans that are not as they were published are left out.
+
+    Args:
+        staged: from `as_share`; any other is returned as it is.
+        model: the published model's folder.
+        version: the newest version.
+        record: its record.
+    """
+    share = staged.share
+    if share is None or record is None or _identity_of(record) != share.identity:
+        return staged
+    folder = model / str(version)
+    kept: dict[str, object] = {}
+    files: dict[str, _record.Content] = {}
+    for gpu, entry in _plans_of(record).items():
+        contents = {path: content for path, content in record.files.items() if path.startswith(f"{entry['file']}")}
+        if gpu != share.gpu and contents and _record.intact(folder, contents, record.mtime_ns):
+            kept[gpu] = entry
+            files |= contents
+    said = {key: value for key, value in record.verdict.items() if key not in ("fleet", "plans")}
+    plans = {**kept, **_mapping(staged.verdict.get("plans"))}
+    hosts = {gpu: host for gpu, host in _provenance(model, version).items() if gpu in kept}
+    return replace(
+        staged,
+        version_files={**{path: folder / path for path in files}, **staged.version_files},
+        digests={**staged.digests, **{str(folder / path): content.sha256 for path, content in files.items()}},
+        verdict={**staged.verdict, **said, "plans": plans},
+        provenance={"plans": {**hosts, **_mapping(staged.provenance.get("plans"))}},
+    )
+
+
+def find_plan(repository: Path, name: str, share: Share) -> Path | None:
+    """The plan that a version of the repository already has for this GPU, from the same model and settings: what a
+    build of it would only make again. None where there is none, or it is not as it was published.
+    """
+    model = repository / name
+    found = _record.versions(model)
+    record = _record.read_record(model, found[-1]) if found else None
+    if record is None or _identity_of(record) != share.identity or share.gpu not in _plans_of(record):
+        return None
+    contents = {path: content for path, content in record.files.items() if path.startswith(share.file)}
+    if share.file not in contents or not _record.intact(model / str(found[-1]), contents, record.mtime_ns):
+        return None
+    return model / str(found[-1]) / share.file
+
+
+def _identity_of(record: Record) -> object:
+    return _mapping(record.verdict.get("fleet")).get("identity")
+
+
+def _plans_of(record: Record) -> Mapping[str, Mapping[str, Any]]:
+    found = _mapping(record.verdict.get("plans"))
+    return {gpu: entry for gpu, entry in found.items() if isinstance(entry, Mapping) and entry.get("file")}
+
+
+def _provenance(model: Path, version: int) -> Mapping[str, Any]:
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        return _mapping(json.loads(_record.provenance_path(model, version).read_bytes()).get("plans"))
+    return {}
+
+
+def _mapping(value: object) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
