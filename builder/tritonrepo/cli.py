@@ -304,6 +304,14 @@ def infer(
             print(f"wrote {path}")
 
 
+@app.command(context_settings=_ARGUMENTS_AS_THEY_ARE)
+def perf(ctx: typer.Context) -> None:
+    """Measure how fast a server answers: rates, latencies, and how sure they are."""
+    from tritonrepo_client.perf.command import run
+
+    raise typer.Exit(run(ctx.args))
+
+
 @app.command()
 def doctor(
     repository: Annotated[Path, typer.Option("--repository", "-o", help="Where models are published.")] = _REPOSITORY,
