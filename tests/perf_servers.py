@@ -38,7 +38,8 @@ def plan_for(
 ) -> tuple[WorkerPlan, bytes]:
     """A plan for ``count`` different requests of one tensor of ``size`` bytes, and the tensors' bytes."""
     memory = b"".join(bytes([65 + number]) * size for number in range(count))
-    text = '"inputs":[{"name":"x","datatype":"UINT8","shape":[%d],"parameters":{"binary_data_size":%d}}]}' % (size, size)
+    described = {"name": "x", "datatype": "UINT8", "shape": [size], "parameters": {"binary_data_size": size}}
+    text = json.dumps({"inputs": [described]}, separators=(",", ":"))[1:]
     head = text.encode() if protocol == "http" else b"\x0a\x05model"
     templates = tuple(
         Template(0, "/v2/models/model/infer", head, b"", number * size, size, 1, (), 0 if expected else -1)

@@ -22,7 +22,7 @@ from tritonrepo_client.perf.figures import (
 from tritonrepo_client.perf.statistics import Reading, breakdown, instances_of, parse_metrics
 
 
-def taken(load: OpenLoop, count: int, worker: int = 0, workers: int = 1) -> np.ndarray:  # type: ignore[type-arg]
+def taken(load: OpenLoop, count: int, worker: int = 0, workers: int = 1) -> np.ndarray:
     return np.array(list(itertools.islice(arrivals(load, worker, workers), count)), np.int64)
 
 
@@ -151,9 +151,16 @@ def entry(success: int, batches: dict[int, tuple[int, int]]) -> dict[str, object
     return {
         "inference_count": str(success),
         "execution_count": sum(count for count, _ in batches.values()),
-        "inference_stats": {"success": {"count": success, "ns": success * 1000}, "queue": {"count": success, "ns": 500}},
+        "inference_stats": {
+            "success": {"count": success, "ns": success * 1000},
+            "queue": {"count": success, "ns": 500},
+        },
         "batch_stats": [
-            {"batch_size": size, "compute_infer": {"count": count, "ns": ns}, "compute_input": {"count": count, "ns": 10}}
+            {
+                "batch_size": size,
+                "compute_infer": {"count": count, "ns": ns},
+                "compute_input": {"count": count, "ns": 10},
+            }
             for size, (count, ns) in batches.items()
         ],
     }
@@ -168,13 +175,15 @@ def test_the_servers_time_comes_from_its_batches() -> None:
     assert found["execution_us"]["infer"] == pytest.approx((9000 + 8000) / 22 / 1e3)
     assert found["requests"] == 100
     assert found["busy"] == pytest.approx((17000 + 10) / 1e9 / 2 / 2)
-    assert instances_of({"instance_group": [{"count": 2, "kind": "KIND_GPU", "gpus": [0, 1]}, {"kind": "KIND_CPU"}]}) == 5
+    assert (
+        instances_of({"instance_group": [{"count": 2, "kind": "KIND_GPU", "gpus": [0, 1]}, {"kind": "KIND_CPU"}]}) == 5
+    )
 
 
 def test_metrics_are_read() -> None:
     text = (
-        "# HELP x\nnv_gpu_utilization{gpu_uuid=\"GPU-1\"} 0.5\nnv_inference_count{model=\"m\"} 3\n"
-        "nv_cpu_utilization 0.25\nnv_cpu_memory_used_bytes 1e9\nnv_gpu_power_usage{gpu_uuid=\"GPU-1\"} NaN?\n"
+        '# HELP x\nnv_gpu_utilization{gpu_uuid="GPU-1"} 0.5\nnv_inference_count{model="m"} 3\n'
+        'nv_cpu_utilization 0.25\nnv_cpu_memory_used_bytes 1e9\nnv_gpu_power_usage{gpu_uuid="GPU-1"} NaN?\n'
     )
     assert parse_metrics(text) == {
         "nv_gpu_utilization{GPU-1}": 0.5, "nv_cpu_utilization": 0.25, "nv_cpu_memory_used_bytes": 1e9,
@@ -186,7 +195,7 @@ def result(rate: float, p99: float, error: float) -> dict[str, object]:
     figure = {"value": p99, "low": None, "high": None, "error": error * p99}
     names = ("mean", "p50", "p90", "p95", "p99", "p99.9")
     latency = {name: dict(figure) for name in names}
-    latency["p99.9"]["error"] = None  # type: ignore[assignment]
+    latency["p99.9"]["error"] = None
     throughput = {"value": rate, "low": None, "high": None, "error": error * rate}
     return {
         "schema": 1, "settings": {"batch": 1},

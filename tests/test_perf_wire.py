@@ -127,14 +127,16 @@ def test_http_connections_that_end_are_errors_and_are_opened_again() -> None:
 
 
 def test_http_connection_close_is_no_error() -> None:
-    with serving(http_server(lambda number, body: [http_reply(OUTPUT, b"abc", more="Connection: close\r\n"), b""])) as port:
+    with serving(
+        http_server(lambda number, body: [http_reply(OUTPUT, b"abc", more="Connection: close\r\n"), b""])
+    ) as port:
         plan, memory = plan_for("http", port)
         kinds = drive(plan, memory, CLOSED, requests=20)
     assert set(kinds) == {"ok"}
 
 
 def test_chunked_and_unbounded_http_replies() -> None:
-    chunked = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n{\"a\":\r\n2;x=y\r\n1}\r\n0\r\nT: v\r\n\r\n"
+    chunked = b'HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n{"a":\r\n2;x=y\r\n1}\r\n0\r\nT: v\r\n\r\n'
     unbounded = b"HTTP/1.1 200 OK\r\n\r\n{}"
 
     def answer(number: int, body: bytes) -> list[bytes]:
@@ -193,7 +195,10 @@ def test_http_replies_are_compared_with_what_was_expected(binary: bytes) -> None
         kinds, engine = driven(plan, memory, CLOSED, requests=10)
     assert set(kinds) == ({"ok"} if binary == b"abc" else {"wrong reply"})
     if binary != b"abc":
-        assert engine.records.samples[1].startswith("output 'y' has np.uint8(100) at [2]") or "100" in engine.records.samples[1]
+        assert (
+            engine.records.samples[1].startswith("output 'y' has np.uint8(100) at [2]")
+            or "100" in engine.records.samples[1]
+        )
 
 
 def test_heads() -> None:

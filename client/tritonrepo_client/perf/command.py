@@ -148,7 +148,7 @@ def _add_measuring(top: ArgumentParser) -> None:
     group.add_argument("--deadline", metavar="T", help="report how many replies came within this (goodput)")
     group.add_argument("--workers", type=int, default=0, help="processes (default: 1, more when it was not enough)")
     group.add_argument("--connections", type=int, default=0, help="gRPC: connections of a worker (default: up to 4)")
-    group.add_argument("--metrics-url", metavar="URL", 
+    group.add_argument("--metrics-url", metavar="URL",
                        help="(default: port 8002 of the first host, if there is one; '': none)")  # fmt: skip
 
 
