@@ -261,7 +261,8 @@ def test_wrong_usage_is_one_message(arguments: list[str], words: str, capsys: py
 
 def test_options_become_settings() -> None:
     options = parser("perf").parse_args(
-        ["m=3", "n:2", "--rate", "10,20", "--arrival", "burst", "--burst", "4", "--data", "n=x.npz", "--deadline", "5ms",
+        ["m=3", "n:2", "--rate", "10,20", "--arrival", "burst", "--burst", "4", "--data", "n=x.npz",
+         "--deadline", "5ms",
          "--parameter", "p=1", "--parameter", "q=true", "--parameter", "r=x", "--duration", "2"]
     )  # fmt: skip
     settings = settings_of(options)
