@@ -7,12 +7,14 @@ import functools
 import math
 import os
 import time
+import weakref
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from tritonrepo_client._dispatch import Dispatcher, Endpoint
 from tritonrepo_client._infer import PLAIN, Call, Plan, arrays_of, named_arrays, plan_call
+from tritonrepo_client._lease import Layout, Lease, Shapes, check_layout, clean, lay_out
 from tritonrepo_client._runtime import Runtime
 from tritonrepo_client._trace import trace_headers
 from tritonrepo_client.errors import (
@@ -63,6 +65,8 @@ class Core:
         self.dispatcher = Dispatcher(transports, settings, runtime.sleep)
         self.endpoint = ", ".join(each.endpoint for each in transports)
         self._contracts: dict[tuple[str, str], Contract] = {}
+        self._leases: weakref.WeakSet[Lease] = weakref.WeakSet()
+        self._cleaned: set[Endpoint] = set()
         self._trace = trace_headers(settings.trace)
         _watch_forks()
         self._born = _generation[0]
@@ -155,11 +159,13 @@ class Core:
                 why = mismatch
         raise self.invalid(f"{why}; the model is {signature}", model) from None
 
-    async def execute(self, plan: Plan, deadline: float | None) -> dict[str, Array] | Array:
+    async def execute(
+        self, plan: Plan, deadline: float | None, *, pinned: Endpoint | None = None
+    ) -> dict[str, Array] | Array:
         """Send what was planned, and put the results together."""
         requests = plan.requests
         if len(requests) == 1:
-            replies = [await self.send(requests[0], deadline)]
+            replies = [await self.send(requests[0], deadline, pinned=pinned)]
         else:
             jobs = [lambda request=request: self.send(request, deadline) for request in requests]
             replies = await self.runtime.gather(jobs)
@@ -231,6 +237,53 @@ class Core:
         finally:
             endpoint.leave()
             await replies.aclose()
+
+    async def lease(
+        self,
+        model: str,
+        version: str,
+        inputs: Mapping[str, Any] | None,
+        shapes: Shapes,
+        outputs: Shapes,
+        rows: int,
+        timeout: float | None,
+    ) -> Lease:
+        """Shared memory for a model's tensors, registered at one endpoint."""
+        deadline = self.deadline(timeout)
+
+        def form(signature: Signature) -> tuple[Signature, Layout]:
+            if not signature.plain and not signature.queue_timeout:
+                raise MismatchError("decoupled models and shape tensors cannot use shared memory")
+            layout = lay_out(signature, inputs, shapes, outputs, rows)
+            check_layout(signature, layout)
+            return signature, layout
+
+        signature, layout = await self.formed(model, version, form, deadline)
+        self.check_process()
+        lease = Lease(self, self.dispatcher.choose(()), model, version, signature, layout)
+        try:
+            await lease.register(deadline)
+            if inputs:
+                lease.copy(inputs)
+            await self._clean_once(lease.endpoint, deadline)
+        except BaseException:
+            await lease.close()
+            raise
+        self._leases.add(lease)
+        return lease
+
+    async def clean(self, timeout: float | None) -> int:
+        """See `Client.clean_shared_memory`."""
+        self.check_process()
+        deadline = self.deadline(timeout)
+        return sum([await clean(endpoint, deadline) for endpoint in self.dispatcher.endpoints])
+
+    async def _clean_once(self, endpoint: Endpoint, deadline: float | None) -> None:
+        """What clients that crashed left is cleaned up by the next one."""
+        if endpoint not in self._cleaned:
+            self._cleaned.add(endpoint)
+            with contextlib.suppress(TritonClientError):
+                await clean(endpoint, deadline)
 
     # What servers tell
 
@@ -364,6 +417,8 @@ class Core:
 
     async def close(self) -> None:
         """Drop the connections."""
+        for lease in list(self._leases):
+            await lease.close()
         self.dispatcher.closed = True
         self.runtime.close()
         for endpoint in self.dispatcher.endpoints:

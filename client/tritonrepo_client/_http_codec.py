@@ -216,8 +216,7 @@ def _outputs(text: bytes) -> _Outputs:
     content = json.loads(text)
     heads, at = [], 0
     for output in content["outputs"]:
-        parameters = output.get("parameters", {})
-        size = 0 if "shared_memory_region" in parameters else parameters["binary_data_size"]
+        size = output.get("parameters", {}).get("binary_data_size", 0)  # none in shared memory
         if not isinstance(size, int) or size < 0:
             raise ValueError(f"{size!r} bytes of data")
         shape = tuple([int(dim) for dim in output["shape"]])

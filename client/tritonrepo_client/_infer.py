@@ -163,7 +163,7 @@ def plan_call(
     arrays = check_inputs(signature, inputs, cast=call.cast, unbatched=call.unbatched)
     parts: list[dict[str, Array]] = [arrays]
     rows: tuple[int, ...] = ()
-    most = signature.max_batch_size
+    most = min(signature.max_batch_size, 1) if signature.stateful else signature.max_batch_size
     if most:
         divisible = call.split and not signature.stateful and not streamed
         count = count_rows(signature, arrays, None if divisible else most)

@@ -223,7 +223,7 @@ def _parameter(value: Parameter) -> bytes:
 
 
 def _sequence(identity: int | str, start: bool, end: bool) -> list[bytes]:
-    which = _text(3, identity) if isinstance(identity, str) else _number(5, identity)
+    which = _text(3, identity) if isinstance(identity, str) else _number(2, identity)  # so the server wants it
     flags = (("sequence_start", start), ("sequence_end", end))
     return [_entry("sequence_id", which), *(_entry(name, _number(1, value)) for name, value in flags)]
 

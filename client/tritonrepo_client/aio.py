@@ -10,7 +10,9 @@ from numpy.typing import ArrayLike
 
 from tritonrepo_client._core import Contract, Core, ModelStatus
 from tritonrepo_client._infer import CallOptions, Plan
+from tritonrepo_client._lease import Lease, Shapes
 from tritonrepo_client._runtime import AsyncRuntime
+from tritonrepo_client._sequence import SequenceCore
 from tritonrepo_client.client import ModelBase, make_core
 from tritonrepo_client.settings import TLS, Breaker, Compression, Retry, Settings
 from tritonrepo_client.tensor import Array, Signature
@@ -103,6 +105,10 @@ class AsyncClient:
         """See `Client.unload`."""
         await self._core.unload(model, dependents, timeout)
 
+    async def clean_shared_memory(self, timeout: float | None = None) -> int:
+        """See `Client.clean_shared_memory`."""
+        return await self._core.clean(timeout)
+
     async def close(self) -> None:
         """Drop the connections; calls under way end with ServerUnreachable."""
         await self._core.close()
@@ -163,6 +169,79 @@ class AsyncModel(ModelBase):
         deadline = self._core.deadline(call.timeout)
         plan = await self._core.plan(self.name, call.version or self.version, inputs, call, deadline)
         return AsyncPreparedRequest(self._core, plan.prepared(), call.timeout)
+
+    async def bind(
+        self,
+        inputs: Mapping[str, ArrayLike] | None = None,
+        *,
+        shared: bool = True,
+        shapes: Shapes | None = None,
+        outputs: Shapes | None = None,
+        rows: int = 1,
+        timeout: float | None = None,
+    ) -> AsyncBoundModel:
+        """See `Model.bind`: ``async with await model.bind(...) as bound: await bound()``."""
+        if not shared:
+            raise self._core.invalid("bind is for shared memory; for the wire, see prepare", self.name)
+        places = (self.name, self.version, inputs, shapes or {}, outputs or {}, rows, timeout)
+        return AsyncBoundModel(self._core, await self._core.lease(*places))
+
+    def sequence(self, identity: int | str | None = None) -> AsyncModelSequence:
+        """See `Model.sequence`: ``async with model.sequence() as sequence: await sequence(chunk)``."""
+        return AsyncModelSequence(self._core, self.name, self.version, identity)
+
+
+class AsyncBoundModel:
+    """See `BoundModel`."""
+
+    def __init__(self, core: Core, lease: Lease) -> None:
+        self._core = core
+        self._lease = lease
+
+    @property
+    def inputs(self) -> Mapping[str, Array]:
+        """Writable views of the inputs' memory, of zeros at first."""
+        return self._lease.inputs
+
+    async def __call__(
+        self, inputs: Mapping[str, ArrayLike] | None = None, *, timeout: float | None = None
+    ) -> dict[str, Array]:
+        """See `BoundModel.__call__`."""
+        return await self._lease.run(inputs, self._core.deadline(timeout))
+
+    async def renew(self, timeout: float | None = None) -> None:
+        """See `BoundModel.renew`."""
+        await self._lease.renew(self._core.deadline(timeout))
+
+    async def close(self) -> None:
+        """See `BoundModel.close`."""
+        await self._lease.close()
+
+    async def __aenter__(self) -> AsyncBoundModel:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+
+class AsyncModelSequence(SequenceCore):
+    """See `Model.sequence`. For one task."""
+
+    async def __call__(
+        self, inputs: Mapping[str, ArrayLike] | ArrayLike, *, last: bool = False, **options: Unpack[CallOptions]
+    ) -> Any:
+        """The next request."""
+        return await self.step(inputs, options, last=last)
+
+    async def __aenter__(self) -> AsyncModelSequence:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.finish()
 
 
 class AsyncPreparedRequest:

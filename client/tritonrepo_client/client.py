@@ -10,7 +10,9 @@ from numpy.typing import ArrayLike
 
 from tritonrepo_client._core import Core, ModelStatus
 from tritonrepo_client._infer import CallOptions, Plan
+from tritonrepo_client._lease import Lease, Shapes
 from tritonrepo_client._runtime import Runtime, ThreadRuntime
+from tritonrepo_client._sequence import SequenceCore
 from tritonrepo_client.settings import TLS, Breaker, Compression, Retry, Settings
 from tritonrepo_client.tensor import Array, Signature
 from tritonrepo_client.transport import Transport, drive, open_transport
@@ -138,6 +140,14 @@ class Client:
         """Unload a model, and with ``dependents`` those that only its ensemble uses; at all endpoints."""
         drive(self._core.unload(model, dependents, timeout))
 
+    def clean_shared_memory(self, timeout: float | None = None) -> int:
+        """Unregister and remove the shared memory of clients that are gone; returns how many regions. Done by itself
+        when a client first binds memory.
+
+        Call it only for servers on this host.
+        """
+        return drive(self._core.clean(timeout))
+
     def close(self) -> None:
         """Drop the connections; calls under way in other threads end with ServerUnreachable."""
         drive(self._core.close())
@@ -252,6 +262,114 @@ class Model(ModelBase):
         deadline = self._core.deadline(call.timeout)
         plan = drive(self._core.plan(self.name, call.version or self.version, inputs, call, deadline))
         return PreparedRequest(self._core, plan.prepared(), call.timeout)
+
+    def bind(
+        self,
+        inputs: Mapping[str, ArrayLike] | None = None,
+        *,
+        shared: bool = True,
+        shapes: Shapes | None = None,
+        outputs: Shapes | None = None,
+        rows: int = 1,
+        timeout: float | None = None,
+    ) -> BoundModel:
+        """The model with its tensors in shared memory, for a server on the same host.
+
+            with model.bind(shared=True, shapes={"image": (1, 3, 640, 640)}) as bound:
+                bound.inputs["image"][...] = frame
+                heatmap = bound()["heatmap"]           # a view, until the next call
+
+        Args:
+            inputs: arrays; they are copied in, and say which shapes the inputs have.
+            shared: system shared memory; there is no other kind yet.
+            shapes: shapes of inputs (whole, batch axis included), where neither ``inputs`` nor the signature says them.
+            outputs: shapes of outputs at their largest; those that neither this nor the signature says come over the
+                wire.
+            rows: rows of the batch, where nothing else says it.
+            timeout: seconds for making and registering the memory.
+
+        Raises:
+            SharedMemoryError: no memory, or the server cannot map it.
+            InvalidInput: a shape that is not known or that the model does not take.
+        """
+        if not shared:
+            raise self._core.invalid("bind is for shared memory; for the wire, see prepare", self.name)
+        places = (self.name, self.version, inputs, shapes or {}, outputs or {}, rows, timeout)
+        return BoundModel(self._core, drive(self._core.lease(*places)))
+
+    def sequence(self, identity: int | str | None = None) -> ModelSequence:
+        """A sequence of requests, for a model that keeps state between them.
+
+            with model.sequence() as sequence:
+                for chunk in chunks:
+                    text = sequence(chunk)
+
+        The first request says that it starts the sequence; one with ``last=True`` that it ends it. Where none did, one
+        more request, of zeros, tells the server when the block ends. All go to the same server, one after the other.
+
+        Args:
+            identity: the correlation id, by default one that nobody else has.
+        """
+        return ModelSequence(self._core, self.name, self.version, identity)
+
+
+class BoundModel:
+    """See `Model.bind`. For one request at a time; not to be used in a child of its process."""
+
+    def __init__(self, core: Core, lease: Lease) -> None:
+        self._core = core
+        self._lease = lease
+
+    @property
+    def inputs(self) -> Mapping[str, Array]:
+        """Writable views of the inputs' memory, of zeros at first."""
+        return self._lease.inputs
+
+    def __call__(
+        self, inputs: Mapping[str, ArrayLike] | None = None, *, timeout: float | None = None
+    ) -> dict[str, Array]:
+        """Run the model on what is in the memory, after copying ``inputs`` into it, where some are given.
+
+        Returns:
+            Read-only views of the outputs' memory: the next call changes what they show.
+        """
+        return drive(self._lease.run(inputs, self._core.deadline(timeout)))
+
+    def renew(self, timeout: float | None = None) -> None:
+        """Take new memory. Needed after a call that ended before its reply (a deadline, a lost connection), because the
+        server may still be writing to the old. Take the views from ``inputs`` anew.
+        """
+        drive(self._lease.renew(self._core.deadline(timeout)))
+
+    def close(self) -> None:
+        """Unregister and remove the memory, after the request that uses it. Views of it stay readable."""
+        drive(self._lease.close())
+
+    def __enter__(self) -> BoundModel:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class ModelSequence(SequenceCore):
+    """See `Model.sequence`. For one thread."""
+
+    def __call__(
+        self, inputs: Mapping[str, ArrayLike] | ArrayLike, *, last: bool = False, **options: Unpack[CallOptions]
+    ) -> Any:
+        """The next request; a dict of arrays by output name, or the one array, as `Model` gives them."""
+        return drive(self.step(inputs, options, last=last))
+
+    def __enter__(self) -> ModelSequence:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        drive(self.finish())
 
 
 class PreparedRequest:

@@ -117,7 +117,7 @@ class Signature:
     def plain(self) -> bool:
         """Whether a call needs nothing but its inputs."""
         shapes = any(spec.shape_tensor for spec in self.inputs)
-        return not (self.decoupled or self.queue_timeout or shapes)
+        return not (self.decoupled or self.stateful or self.queue_timeout or shapes)
 
     @functools.cached_property
     def required(self) -> frozenset[str]:
