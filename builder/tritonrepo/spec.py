@@ -106,6 +106,8 @@ class Preparation(Block):
 
     weight_inputs: Flag = True
     """Weights are no longer listed as inputs."""
+    dynamic_batch: Flag = True
+    """A batch that is fixed in the file is made dynamic, where it is then proven that rows are independent."""
 
 
 class AxisRange(Block):

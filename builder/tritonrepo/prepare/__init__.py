@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from tritonrepo.introspect import Signature, introspect
 from tritonrepo.prepare.base import CannotChange, Change, Context, Pass
+from tritonrepo.prepare.dynamic_batch import make_batch_dynamic
 from tritonrepo.prepare.weight_inputs import drop_weight_inputs
 from tritonrepo.prepare.weights import open_model, write_model
 
@@ -28,6 +29,7 @@ __all__ = [
 #: Name in the spec -> pass, in the order in which they run.
 PASSES: Mapping[str, Pass] = {
     "weight_inputs": drop_weight_inputs,
+    "dynamic_batch": make_batch_dynamic,
     # Precision comes last, here: it sees the graph as it will be served.
 }
 
