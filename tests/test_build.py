@@ -197,7 +197,7 @@ def test_one_spec_and_two_repositories(spec: Path) -> None:
 @pytest.mark.slow
 def test_a_model_over_two_gib_with_external_data(tmp_path: Path) -> None:
     graphs.over_two_gib(tmp_path)
-    spec = write_spec(tmp_path, "onnx: over_two_gib.onnx, batching: {max_batch_size: 2}")
+    spec = write_spec(tmp_path, "onnx: over_two_gib.onnx, batching: {max_batch_size: 0}")
     result, _ = run(spec)
     assert not result.failures
     version = tmp_path / "model_repository" / "over_two_gib" / "1"

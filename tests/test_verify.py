@@ -39,7 +39,9 @@ def test_a_model_agrees_with_itself_at_min_opt_and_max(tmp_path: Path) -> None:
     verdict = verdict_of(graphs.mlp(tmp_path), plan_for(4, rows(4, 4)))
     assert verdict.ok
     assert verdict.rows_independent is True
-    assert [(error.at, error.shape) for error in verdict.errors] == [("min", (1, 3)), ("opt", (2, 3)), ("max", (4, 3))]
+    assert [(error.at, error.shape) for error in verdict.errors] == [
+        ("min", (1, 3)), ("opt", (2, 3)), ("batch of 3", (3, 3)), ("max", (4, 3)),
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -92,14 +94,14 @@ def test_an_artefact_that_answers_otherwise_fails_with_index_and_values(tmp_path
 
 
 def test_nan_in_both_is_agreement(tmp_path: Path) -> None:
-    assert verdict_of(graphs.nan_output(tmp_path), plan_for(2, rows(2, 3))).ok
+    assert verdict_of(graphs.nan_output(tmp_path), plan_for(0, rows(1, 3))).ok
 
 
 def test_samples_of_the_user_are_used(tmp_path: Path) -> None:
     sample = tmp_path / "sample.npz"
-    np.savez(sample, x=np.ones((2, 4), np.float32))
+    np.savez(sample, x=np.arange(8, dtype=np.float32).reshape(2, 4))
     verdict = verdict_of(graphs.mlp(tmp_path), plan_for(4, rows(4, 4)), samples=[sample])
-    assert [error.at for error in verdict.errors] == ["sample.npz"]
+    assert [error.at for error in verdict.errors] == ["sample.npz", "batch of 3"]
 
 
 def test_a_sample_of_one_row_still_proves_a_batch(tmp_path: Path) -> None:
@@ -132,10 +134,10 @@ def test_a_sample_that_is_no_archive(tmp_path: Path) -> None:
 
 def test_generated_values_stay_in_their_range_and_repeat(tmp_path: Path) -> None:
     path = graphs.identity(tmp_path, "INT64")
-    verdicts = [verdict_of(path, plan_for(4, rows(4, 3)), low=5, high=6, generated=2) for _ in range(2)]
+    verdicts = [verdict_of(path, plan_for(4, rows(4, 3)), low=5, high=7, generated=2) for _ in range(2)]
     assert verdicts[0] == verdicts[1]
-    assert {error.worst_want for error in verdicts[0].errors} == {5.0}
-    assert len(verdicts[0].errors) == 6
+    assert {error.worst_want for error in verdicts[0].errors} <= {5.0, 6.0}
+    assert len(verdicts[0].errors) == 7
 
 
 @pytest.mark.parametrize("dtype", ["FP16", "FP64", "INT8", "UINT8", "INT32", "BOOL", "STRING"])

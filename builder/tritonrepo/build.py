@@ -209,7 +209,7 @@ def _publish(
 
 
 def _result(built: Any, done: Published, seconds: float) -> ModelResult:
-    errors = built.verdict.errors
+    errors, proof = built.verdict.errors, built.verdict.proof
     return ModelResult(
         name=done.name,
         engine=built.plan.engine,
@@ -221,7 +221,7 @@ def _result(built: Any, done: Published, seconds: float) -> ModelResult:
         max_abs=max((error.max_abs for error in errors), default=0.0),
         max_rel=max((error.max_rel for error in errors), default=0.0),
         cosine=min((error.cosine for error in errors), default=1.0),
-        notes=(*built.plan.notes, *map(str, built.changes)),
+        notes=(*built.plan.notes, *map(str, built.changes), *(proof.bounded if proof else ())),
         version=done.version,
         action=done.action,
         cached=built.cached,

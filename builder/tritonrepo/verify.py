@@ -1,25 +1,27 @@
 """Artefact against reference -> Verdict. The reference is ONNX Runtime, FP32 on the CPU, on the untouched model.
 
-Where the model batches, the reference answers each row by itself and the artefact answers the rows as one batch, so
-that one comparison proves both: the artefact computes what the model does, and a request's answer does not depend on
-the requests that Triton put beside it.
+Where the model batches, the reference answers each row by itself and the artefact answers the rows in batches, so that
+one comparison proves both: the artefact computes what the model does, and a request's answer does not depend on the
+requests that Triton put beside it (``batch_proof``).
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tritonrepo import _ort_errors
+from tritonrepo.batch_proof import MOST_ROWS, BatchProof, Rows, alike, answers_alone, prove, wider
 from tritonrepo.compare import OutputError, compare
 from tritonrepo.errors import ModelError, VerificationError
 from tritonrepo.generate import generate, numpy_dtype, recipes, uses_of
-from tritonrepo.introspect import Dim, Signature, Tensor, load
+from tritonrepo.introspect import Dim, Signature, Tensor
 from tritonrepo.plan import Plan, Shape, axis_key
 from tritonrepo.prepare import Prepared
+from tritonrepo.prepare.weights import open_model
 from tritonrepo.spec import ModelSpec, Verification, precision_of
 
 if TYPE_CHECKING:
@@ -48,42 +50,57 @@ class Verdict:
     rows_reason: str | None
     """Which output mixed rows, and where; None where none did."""
     errors: tuple[OutputError, ...]
+    proof: BatchProof | None = None
+    """How rows were shown to be independent; None where the model does not batch."""
 
 
 def verify(spec: ModelSpec, signature: Signature, prepared: Prepared, plan: Plan) -> Verdict:
     """Compare the artefact with the reference on the user's samples, or on generated ones at every profile's shapes.
 
+    The reference is asked everything before the artefact is loaded: one of the two is in memory at a time.
+
     Raises:
         ModelError: ONNX Runtime cannot load or run the model.
         VerificationError: a sample does not fit the model.
     """
+    served, reached = prepared.signature, precision_reached(spec, prepared)
+
+    def compare_all(at: str, got: Arrays, want: Arrays) -> tuple[OutputError, ...]:
+        how = spec.verification
+        return tuple(
+            compare(
+                output, at, got[output.name], want[output.name], how.outputs.get(output.name, how.tolerance), reached
+            )
+            for output in served.outputs
+        )
+
     reference = Reference(signature, prepared)
-    artefact = Session(prepared.path, optimize=True, fuse_int8=precision_of(spec).type != "int8")
-    precision = precision_reached(spec, prepared)
-    served = prepared.signature
-    batch = plan.max_batch_size
-    errors: list[OutputError] = []
-    for at, inputs in samples(spec, served, plan, artefact):
-        try:
-            got = artefact.run(inputs)
-        except ModelError as error:
-            if not batch or _rows(inputs) == 1 or not artefact.runs(_row(inputs, 0)):
-                raise
-            return Verdict(False, False, f"single rows run, but {error.message}", tuple(errors))
-        rows = [reference.run(_row(inputs, row)) for row in range(_rows(inputs))] if batch else []
-        not_rows = _not_one_row(rows, served)
-        by_row = () if not rows or not_rows else _compare_all(spec, precision, served, at, got, _stacked(rows))
-        if by_row and all(error.ok for error in by_row):
-            errors += by_row
-            continue
-        # The rows do not add up, or there are none: hold the artefact against the reference on the same batch.
-        if batch and not reference.takes(inputs):
-            return Verdict(False, False, not_rows or _rows_mixed(at, by_row), tuple(errors))
-        whole = _compare_all(spec, precision, served, at, got, reference.run(inputs))
-        if batch and all(error.ok for error in whole):
-            return Verdict(False, False, not_rows or _rows_mixed(at, by_row), tuple(errors))
-        errors += whole
-    return Verdict(all(error.ok for error in errors), True if batch else None, None, tuple(errors))
+    if not plan.max_batch_size:
+        given = list(samples(spec, served, plan, reference))
+        wanted = [reference.run(inputs) for _, inputs in given]
+        reference.unload()
+        artefact = _artefact(spec, prepared)
+        pairs = zip(given, wanted, strict=True)
+        errors = tuple(error for (at, inputs), want in pairs for error in compare_all(at, artefact.run(inputs), want))
+        return Verdict(all(error.ok for error in errors), None, None, errors)
+
+    make = _Generated(spec.verification, served, prepared.path, reference.runs)
+    groups = list(_proof_rows(spec, served, plan, make))
+    answers = answers_alone(groups, reference, served)
+    if isinstance(answers, str):
+        return Verdict(False, False, answers, ())
+    _add_rows_that_differ(groups, answers, reference, served, make)
+    reference.unload()
+    outcome = prove(groups, answers, _artefact(spec, prepared), served, compare_all)
+    if outcome.mixed:
+        return Verdict(False, False, outcome.mixed, tuple(outcome.errors))
+    ok = all(error.ok for error in outcome.errors)
+    return Verdict(ok, True if ok else None, None, tuple(outcome.errors), outcome.proof)
+
+
+def _artefact(spec: ModelSpec, prepared: Prepared) -> Session:
+    """What will be served."""
+    return Session(prepared.path, optimize=True, fuse_int8=precision_of(spec).type != "int8")
 
 
 def explain(verdict: Verdict, spec: ModelSpec, signature: Signature) -> VerificationError:
@@ -196,11 +213,10 @@ class Reference:
 
     def __init__(self, signature: Signature, prepared: Prepared) -> None:
         self._session = Session(signature.path, optimize=False)
-        served = {tensor.name: tensor for tensor in (*prepared.signature.inputs, *prepared.signature.outputs)}
-        self._inputs, self._outputs = (
-            [(tensor, served[prepared.names.get(tensor.name, tensor.name)]) for tensor in tensors]
-            for tensors in (signature.inputs, signature.outputs)
-        )
+        served = prepared.signature
+        self.path = prepared.path
+        self._inputs = list(zip(signature.inputs, served.inputs, strict=True))  # names change, the order does not
+        self._outputs = list(zip(signature.outputs, served.outputs, strict=True))
 
     def takes(self, inputs: Arrays) -> bool:
         """Whether it can answer a batch of this size in one run: its own batch may be fixed."""
@@ -216,7 +232,7 @@ class Reference:
         for original, served in self._inputs:
             array = inputs[served.name]
             repeats = self._repeats(original, array)
-            repeated |= repeats > 1
+            repeated = repeated or repeats > 1
             array = np.repeat(array, repeats, axis=0) if repeats > 1 else array
             array = array.reshape(()) if not original.shape else array
             feeds[original.name] = array.astype(numpy_dtype(original.dtype), copy=False)
@@ -228,6 +244,18 @@ class Reference:
             arrays[served.name] = array[:1] if repeated else array
         return arrays
 
+    def runs(self, inputs: Arrays) -> bool:
+        """Whether the original runs on these inputs."""
+        try:
+            self.run(inputs)
+        except ModelError:
+            return False
+        return True
+
+    def unload(self) -> None:
+        """Let go of the model."""
+        del self._session
+
     @staticmethod
     def _repeats(original: Tensor, array: np.ndarray[Any, Any]) -> int:
         """How often a single row must be repeated; 0 where the array is no single row and does not fit."""
@@ -235,25 +263,6 @@ class Reference:
         if not isinstance(size, int) or len(array) == size:
             return 1
         return size if len(array) == 1 else 0
-
-
-def _not_one_row(rows: Sequence[Arrays], signature: Signature) -> str | None:
-    """Which output is not one row for each row of the inputs; None where all are."""
-    for output in signature.outputs:
-        shapes = {row[output.name].shape for row in rows}
-        for shape in shapes:
-            if not shape or shape[0] != 1:
-                return f"output {output.name} has shape {list(shape)} for a batch of 1: its first axis is not the batch"
-        if len(shapes) > 1:
-            return f"output {output.name} has another shape for another row"
-    return None
-
-
-def _stacked(rows: Sequence[Arrays]) -> Arrays:
-    """The answers to single rows, one below the other."""
-    import numpy as np
-
-    return {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
 
 
 def _row(inputs: Arrays, row: int) -> Arrays:
@@ -264,15 +273,9 @@ def _rows(inputs: Arrays) -> int:
     return len(next(iter(inputs.values())))
 
 
-def _rows_mixed(at: str, by_row: tuple[OutputError, ...]) -> str:
-    """Why rows are not independent, from a comparison of a batch with its rows that failed."""
-    error = next(error for error in by_row if not error.ok)
-    if not error.worst_index:
-        return f"output {error.output} has {error.worst_got} for a batch and {error.worst_want} from its rows ({at})"
-    return f"row {error.worst_index[0]} of output {error.output} changes with the other rows of its batch ({at})"
-
-
-def samples(spec: ModelSpec, signature: Signature, plan: Plan, artefact: Session) -> Iterator[tuple[str, Arrays]]:
+def samples(
+    spec: ModelSpec, signature: Signature, plan: Plan, runner: Session | Reference
+) -> Iterator[tuple[str, Arrays]]:
     """The user's samples, or generated ones at the min, opt and max shapes of each profile."""
     if spec.verification.samples:
         loaded = [(path.name, load_sample(path, signature, plan)) for path in spec.verification.samples]
@@ -281,17 +284,52 @@ def samples(spec: ModelSpec, signature: Signature, plan: Plan, artefact: Session
             yield f"{loaded[0][0]}, two rows", _two_rows(loaded[0][1])
         return
     one = (lambda inputs: _row(inputs, 0)) if plan.max_batch_size else (lambda inputs: inputs)
-    generated = _Generated(spec.verification, signature, artefact.path, lambda inputs: artefact.runs(one(inputs)))
+    generated = _Generated(spec.verification, signature, runner.path, lambda inputs: runner.runs(one(inputs)))
+    for label, at, shapes in _profile_shapes(plan):
+        for repeat in range(max(1, spec.verification.generated)):
+            yield label, generated.usual(shapes, at, repeat)
+
+
+def _proof_rows(spec: ModelSpec, signature: Signature, plan: Plan, make: _Generated) -> Iterator[Rows]:
+    """Rows for the proof: those of the user's samples, or generated ones at the shapes of each profile."""
+    largest = plan.max_batch_size
+    if spec.verification.samples:
+        for number, path in enumerate(spec.verification.samples):
+            yield _rows_of(path.name, load_sample(path, signature, plan), number == 0, largest)
+        return
+    groups: dict[str, tuple[str, Mapping[str, Shape], list[tuple[str, int]]]] = {}
+    for label, at, shapes in _profile_shapes(plan):
+        row: Mapping[str, Shape] = {name: (1, *shape[1:]) for name, shape in shapes.items()}
+        sizes = groups.setdefault(str(row), (at, row, []))[2]
+        sizes.append((label, next(iter(shapes.values()))[0]))
+    widest = max(groups, key=lambda key: max(size for _, size in groups[key][2]))
+    for key, (at, row, sizes) in groups.items():
+        for repeat in range(max(1, spec.verification.generated)):
+            most = max(min(2, largest) if key == widest else 1, *(size for _, size in sizes))
+            rows = tuple(make.usual(row, at, repeat * MOST_ROWS + each) for each in range(min(MOST_ROWS, most)))
+            yield Rows(rows, tuple(sizes), key == widest and repeat == 0, largest)
+
+
+def _rows_of(name: str, sample: Arrays, thorough: bool, largest: int) -> Rows:
+    """The rows of a user's sample. A single one is joined by another, made of the same values: there must be something
+    to mix.
+    """
+    count = _rows(sample)
+    rows = tuple(_row(sample, row) for row in range(count))
+    if count > 1 or largest == 1:
+        return Rows(rows, ((name, count),), thorough, largest)
+    return Rows((*rows, _row(_two_rows(sample), 1)), ((name, 1), (f"{name}, two rows", 2)), thorough, largest)
+
+
+def _profile_shapes(plan: Plan) -> Iterator[tuple[str, str, Mapping[str, Shape]]]:
+    """The shapes of each profile, once each: what they are called, which end of the profile, the shapes."""
     for number, profile in enumerate(plan.profiles):
         seen: list[Mapping[str, Shape]] = []
         for at in ("min", "opt", "max"):
             shapes: Mapping[str, Shape] = getattr(profile, at)
-            if shapes in seen:
-                continue
-            seen.append(shapes)
-            label = at if len(plan.profiles) == 1 else f"{at} of profile {number}"
-            for repeat in range(max(1, spec.verification.generated)):
-                yield label, generated.usual(shapes, at, repeat)
+            if shapes not in seen:
+                seen.append(shapes)
+                yield at if len(plan.profiles) == 1 else f"{at} of profile {number}", at, shapes
 
 
 def _two_rows(row: Arrays) -> Arrays:
@@ -343,12 +381,28 @@ def _fit(array: np.ndarray[Any, Any], tensor: Tensor, path: Path, plan: Plan) ->
     return array.astype(dtype)
 
 
+def _add_rows_that_differ(
+    groups: list[Rows], answers: list[list[Arrays]], reference: Reference, signature: Signature, make: _Generated
+) -> None:
+    """While all rows have the same answers, so that mixed ones would not show: add generated rows, then wider ones."""
+    largest = max(groups, key=lambda group: len(group.rows))
+    shapes = {name: array.shape for name, array in largest.rows[0].items()}
+    for label in ("generated values", "wide values"):
+        if largest.largest == 1 or not all(alike(answers, output.name) for output in signature.outputs):
+            return
+        rows = tuple(make.usual(shapes, "opt", 100 + number) for number in range(min(4, largest.largest)))
+        rows = wider(rows, signature) if label == "wide values" else rows
+        if all(reference.runs(row) for row in rows):
+            groups.append(Rows(rows, ((label, len(rows)),), False, largest.largest))
+            answers.append([reference.run(row) for row in rows])
+
+
 class _Generated:
     """Inputs by the first recipe on which the model runs."""
 
     def __init__(self, how: Verification, signature: Signature, path: Path, runs: Callable[[Arrays], bool]) -> None:
         self._how, self._signature, self._runs = how, signature, runs
-        self._uses = uses_of(load(path))
+        self._uses = uses_of(open_model(path))
         self._recipes = list(recipes(how, signature, self._uses))
 
     def __call__(self, shapes: Mapping[str, Shape], at: str, repeat: int) -> Arrays | None:
@@ -382,13 +436,3 @@ class _Generated:
 def precision_reached(spec: ModelSpec, prepared: Prepared) -> str:
     """The precision whose tolerances hold: what the spec asks for, once the graph was brought to it."""
     return precision_of(spec).type if "precision" in prepared.changed_by else "fp32"
-
-
-def _compare_all(
-    spec: ModelSpec, precision: str, signature: Signature, at: str, got: Arrays, want: Arrays
-) -> tuple[OutputError, ...]:
-    how = spec.verification
-    return tuple(
-        compare(output, at, got[output.name], want[output.name], how.outputs.get(output.name, how.tolerance), precision)
-        for output in signature.outputs
-    )

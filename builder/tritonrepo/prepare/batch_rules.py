@@ -116,13 +116,15 @@ class Growing:
         self.mended.append(f"{node.op_type} {node.name or node.output[0]}: {what}")
 
 
-def _axis_after_reshape(before: Shape, lead: int, after: Shape, rows: int, flatten_first: bool) -> tuple[int, int] | None:
+def _axis_after_reshape(
+    before: Shape, lead: int, after: Shape, rows: int, flatten_first: bool
+) -> tuple[int, int] | None:
     """Which axis of a Reshape's output carries the batch, and how many elements of that axis lie before it.
 
     In row-major order the batch keeps its place: ``lead`` elements lie before it. Any axis that it can lie on at that
-    place is possible. One that is the batch and nothing else comes first, and the last axis (features, mostly) last; among
-    the others, by ``flatten_first``, one that leaves the axes behind it as they were (the batch was joined with those
-    before it), or one at whose beginning it lies.
+    place is possible. One that is the batch and nothing else comes first, and the last axis (features, mostly) last;
+    among the others, by ``flatten_first``, one that leaves the axes behind it as they were (the batch was joined with
+    those before it), or one at whose beginning it lies.
     """
     if None in after:
         return (0, 1) if lead == 1 and after[0] is not None and before[0] == after[0] else None
@@ -248,9 +250,7 @@ def _first_row(growing: Growing, node: onnx.NodeProto, name: str, axis: int) -> 
     """The first row of a value whose rows are all the same."""
     value = growing.given.values.get(name)
     if value is None or (value != value.take([0], axis)).any():
-        raise CannotChange(
-            f"input {name} of {_called(node)} has values of its own for each of the {growing.rows} rows"
-        )
+        raise CannotChange(f"input {name} of {_called(node)} has values of its own for each of the {growing.rows} rows")
     parts = growing.constant([0], "start"), growing.constant([1], "end"), growing.constant([axis], "axes")
     return growing.node("Slice", [name, *parts], f"{name}_first_row")
 
@@ -371,9 +371,10 @@ def _called(node: onnx.NodeProto) -> str:
 
 
 _BROADCASTING = (
-    "Add Sub Mul Div Pow Min Max Sum Mean And Or Xor Equal Less Greater LessOrEqual GreaterOrEqual Where PRelu Mod "
-    "BitShift BitwiseAnd BitwiseOr BitwiseXor MatMul Gemm"
-).split()
+    "Add", "And", "BitShift", "BitwiseAnd", "BitwiseOr", "BitwiseXor", "Div", "Equal", "Gemm", "Greater",
+    "GreaterOrEqual", "Less", "LessOrEqual", "MatMul", "Max", "Mean", "Min", "Mod", "Mul", "Or", "PRelu", "Pow", "Sub",
+    "Sum", "Where", "Xor",
+)  # fmt: skip
 
 Rule = Callable[[Growing, "onnx.NodeProto"], None]
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from tritonrepo.introspect import Signature
 from tritonrepo.prepare.base import CannotChange, Change, Context
 from tritonrepo.prepare.batch_rules import GROWTH, Growing, apply
-from tritonrepo.prepare.graph import counted, subgraphs
+from tritonrepo.prepare.graph import subgraphs
 from tritonrepo.prepare.inference import InferenceError, Shape
 from tritonrepo.spec import AxisRange
 
@@ -35,9 +36,9 @@ def make_batch_dynamic(model: onnx.ModelProto, context: Context) -> tuple[onnx.M
     if rows is None:
         return model, ()
     if model.functions:
-        import onnx
+        from onnx import inliner
 
-        model = onnx.inliner.inline_local_functions(model)
+        model = inliner.inline_local_functions(model)
     grown, mended = _grow(model, context, rows)
     symbol = _symbol(context.signature)
     for value in (*grown.graph.input, *grown.graph.output):
@@ -48,7 +49,7 @@ def make_batch_dynamic(model: onnx.ModelProto, context: Context) -> tuple[onnx.M
     if mended:
         shown = "; ".join(mended[:5]) + ("; ..." if len(mended) > 5 else "")
         changes.append(
-            Change("dynamic_batch", f"{counted(len(mended), 'node')} follow the batch ({shown})",
+            Change("dynamic_batch", f"what follows the batch now: {shown}",
                    f"the batch of {rows} was baked into them")
         )  # fmt: skip
     return grown, tuple(changes)
@@ -113,15 +114,15 @@ def _follow(growing: Growing) -> None:
     lost = ""
     for node in list(graph.node):
         carried = any(growing.scaled(name) is not None for name in node.input)
-        try:
+        with contextlib.suppress(InferenceError):  # what it holds against the file, it may hold against the grown one
             growing.given.step(node)
-        except InferenceError:
-            pass  # what inference holds against the file as it is, it may hold against the grown one
         apply(growing, node)
         try:
             growing.grown.step(node)
         except InferenceError as error:
-            raise CannotChange(f"{node.op_type} {node.name or node.output[0]} cannot follow the batch: {error}") from None
+            raise CannotChange(
+                f"{node.op_type} {node.name or node.output[0]} cannot follow the batch: {error}"
+            ) from None
         growing.done.append(node)
         growing.pass_inner_on(node)
         if carried and node.op_type not in ("Shape", "Size") and not _still_carried(growing, node):

@@ -126,7 +126,8 @@ def _constant(node: onnx.NodeProto) -> onnx.TensorProto | None:
 
     for each in node.attribute:
         if each.name == "value":
-            return each.t
+            tensor: onnx.TensorProto = each.t
+            return tensor
         if each.name in ("value_int", "value_ints"):
             value = each.i if each.name == "value_int" else list(each.ints)
             return numpy_helper.from_array(np.array(value, np.int64), node.output[0])

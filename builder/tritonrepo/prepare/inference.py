@@ -1,8 +1,8 @@
 """Shapes and small values of a graph at concrete sizes of its inputs, node by node.
 
 ONNX's own shape inference answers for each node; what it needs of values (a Reshape's target, say) is computed where
-all that it depends on is known and small. Nothing of the model itself is run: the operators that are evaluated are those
-in ``MOVES_AND_COUNTS``, whose cost is bounded by the sizes of what they take and give.
+all that it depends on is known and small. Nothing of the model itself is run: the operators that are evaluated are
+those in ``MOVES_AND_COUNTS``, whose cost is bounded by the sizes of what they take and give.
 """
 
 from __future__ import annotations
@@ -22,12 +22,15 @@ if TYPE_CHECKING:
 Shape = tuple[int | None, ...]
 
 #: Operators that may be evaluated: they move values about, or compute each from a few.
-MOVES_AND_COUNTS = frozenset("""
-    Abs Add And Cast CastLike Ceil Clip Concat ConstantOfShape Cos CumSum Div Equal Erf Exp Expand Flatten Floor Gather
-    GatherElements GatherND Greater GreaterOrEqual Identity Less LessOrEqual Log Max Mean Min Mod Mul Neg Not OneHot Or
-    Pad Pow Range Reciprocal ReduceMax ReduceMean ReduceMin ReduceProd ReduceSum Reshape Round ScatterElements ScatterND
-    Shape Sigmoid Sign Sin Size Slice Split Sqrt Squeeze Sub Sum Tan Tanh Tile Transpose Trilu Unsqueeze Where Xor
-""".split())
+MOVES_AND_COUNTS = frozenset((
+    "Abs", "Add", "And", "Cast", "CastLike", "Ceil", "Clip", "Concat", "ConstantOfShape", "Cos", "CumSum", "Div",
+    "Equal", "Erf", "Exp", "Expand", "Flatten", "Floor", "Gather", "GatherElements", "GatherND", "Greater",
+    "GreaterOrEqual", "Identity", "Less", "LessOrEqual", "Log", "Max", "Mean", "Min", "Mod", "Mul", "Neg", "Not",
+    "OneHot", "Or", "Pad", "Pow", "Range", "Reciprocal", "ReduceMax", "ReduceMean", "ReduceMin", "ReduceProd",
+    "ReduceSum", "Reshape", "Round", "ScatterElements", "ScatterND", "Shape", "Sigmoid", "Sign", "Sin", "Size",
+    "Slice", "Split", "Sqrt", "Squeeze", "Sub", "Sum", "Tan", "Tanh", "Tile", "Transpose", "Trilu", "Unsqueeze",
+    "Where", "Xor",
+))  # fmt: skip
 
 #: Elements of a value that is followed through shape arithmetic.
 _FOLLOWED = 4096
@@ -71,9 +74,7 @@ class World:
         kind = self.types.get(name)
         if kind is None or not kind.HasField("tensor_type") or not kind.tensor_type.HasField("shape"):
             return None
-        return tuple(
-            dim.dim_value if dim.HasField("dim_value") else None for dim in kind.tensor_type.shape.dim
-        )
+        return tuple(dim.dim_value if dim.HasField("dim_value") else None for dim in kind.tensor_type.shape.dim)
 
     def step(self, node: onnx.NodeProto) -> None:
         """Infer the outputs of a node; they stay unknown where inference does not know the operator.
@@ -177,9 +178,7 @@ def evaluate(
             [node],
             "one",
             [
-                onnx.helper.make_tensor_value_info(
-                    name, onnx.helper.np_dtype_to_tensor_dtype(value.dtype), value.shape
-                )
+                onnx.helper.make_tensor_value_info(name, onnx.helper.np_dtype_to_tensor_dtype(value.dtype), value.shape)
                 for name, value in feeds.items()
             ],
             [onnx.helper.make_empty_tensor_value_info(name) for name in outputs],
