@@ -242,3 +242,9 @@ def test_a_sidecar_that_is_no_json(text: str) -> None:
 def test_stub_backends_look_at_no_plan() -> None:
     target = Target(release="26.07", only_core=True)
     assert rules(CONFIG.replace("FP32", "FP16"), target) == set()
+
+
+def test_gpus_that_the_release_does_not_run_on() -> None:
+    old = Target(release="26.07", gpus=("7.0",), gpu_count=1)
+    assert rules(CONFIG, old, compute_capability="7.0") == {"TR914"}
+    assert rules(CONFIG, Target(release="24.10", gpus=("7.0",)), compute_capability="7.0") == {"TR903"}

@@ -141,3 +141,13 @@ def test_tensorrt_must_go_with_the_release(
     assert found.status == status
     assert installed in found.detail
     assert bool(found.remedy) == (status != "ok")
+
+
+def test_a_driver_or_gpu_that_is_too_old_for_the_release(only: Any) -> None:
+    only("nvidia-smi", "echo 'NVIDIA V100, 16160 MiB, 535.86.10, 7.0'; echo 'NVIDIA H200, 143771 MiB, 535.86.10, 9.0'")
+    found = by_topic(release="26.07")["GPU and driver"]
+    assert found.status == "limited"
+    assert "release 26.07 runs on compute capability 7.5 and later, the GPU has 7.0" in found.detail
+    assert found.detail.count("driver 535.86.10 is older than 580") == 1
+    assert "update the driver" in found.remedy and "use release 24.10" in found.remedy
+    assert by_topic(release="24.10")["GPU and driver"].status == "ok"

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from tritonrepo import _cuda
 from tritonrepo.errors import EngineError, ModelError
+from tritonrepo.releases import obstacles
 
 if TYPE_CHECKING:
     from tritonrepo._plan_sidecar import Layer
@@ -33,6 +34,9 @@ def required_gpu(request: BuildRequest, found: Availability) -> _cuda.Gpu:
             hint="They count from 0, in CUDA's order.",
         )
     gpu = found.gpus[request.options.gpu]
+    for obstacle in obstacles(request.release, tensorrt=found.version, capability=gpu.capability):
+        if obstacle.certain and not (request.options.version_compatible and "TensorRT" in obstacle.what):
+            raise EngineError(f"model {request.model}: {obstacle.what}", hint=f"{obstacle.hint.capitalize()}.")
     if request.expected_capability and request.expected_capability != gpu.capability:
         others = [str(each.ordinal) for each in found.gpus if each.capability == request.expected_capability]
         raise EngineError(

@@ -19,7 +19,7 @@ from typing import Literal
 from tritonrepo import _ports, _stubs
 from tritonrepo._tensorrt import availability
 from tritonrepo.errors import ServeError
-from tritonrepo.releases import RELEASES
+from tritonrepo.releases import RELEASES, obstacles
 from tritonrepo.runtime import TRITON_VERSION, Runtime, find_runtime, runtime_folder
 
 Status = Literal["ok", "limited", "missing"]
@@ -64,7 +64,7 @@ def examine(
         _onnxruntime(),
         _tensorrt(release),
         _tensorrt_library(),
-        _gpu(),
+        _gpu(release),
         *_docker(),
         *_embedded(),
         *_default_ports(),
@@ -109,12 +109,9 @@ def _tensorrt(release: str | None) -> Finding:
     if version is None:
         get = "build inside the container that will serve, or: pip install 'tritonrepo[tensorrt]' on a GPU host"
         return Finding("TensorRT bindings", "missing", f"not installed{wanted}", get)
-    fits = known is None or version == known.tensorrt
-    if not fits and known and known.tensorrt is None:
-        # The exact build is not known: the major version is all that can be compared.
-        fits = version.partition(".")[0] == str(known.tensorrt_major)
-    get = "" if fits else "a plan loads only on the TensorRT that built it: build inside the container that will serve"
-    return Finding("TensorRT bindings", "ok" if fits else "limited", f"{name} {version}{wanted}", get)
+    wrong = obstacles(release or "", tensorrt=version)
+    get = "a plan loads only on the TensorRT that built it: build inside the container that will serve" if wrong else ""
+    return Finding("TensorRT bindings", "limited" if wrong else "ok", f"{name} {version}{wanted}", get)
 
 
 def _tensorrt_library() -> Finding:
@@ -140,13 +137,20 @@ def _package_folders(name: str) -> Iterator[Path]:
     yield from map(Path, (spec.submodule_search_locations if spec else None) or ())
 
 
-def _gpu() -> Finding:
+def _gpu(release: str | None) -> Finding:
     ok, said = _run("nvidia-smi", "--query-gpu=name,memory.total,driver_version,compute_cap", "--format=csv,noheader")
-    if ok and said:
-        gpus = said.splitlines()
-        return Finding("GPU and driver", "ok", f"{len(gpus)}: {'; '.join(gpus)} (name, memory, driver, capability)")
-    remedy = "needed for TensorRT and for instances on GPUs only: install NVIDIA's driver"
-    return Finding("GPU and driver", "missing", f"nvidia-smi: {said or 'it lists no GPU'}", remedy)
+    if not ok or not said:
+        remedy = "needed for TensorRT and for instances on GPUs only: install NVIDIA's driver"
+        return Finding("GPU and driver", "missing", f"nvidia-smi: {said or 'it lists no GPU'}", remedy)
+    gpus = said.splitlines()
+    detail = f"{len(gpus)}: {'; '.join(gpus)} (name, memory, driver, capability)"
+    wrong: dict[str, str] = {}
+    for gpu in gpus:
+        _, _, driver, capability = ([part.strip() for part in gpu.rsplit(",", 3)] + [""] * 3)[:4]
+        wrong |= {each.what: each.hint for each in obstacles(release or "", driver=driver, capability=capability)}
+    if wrong:
+        return Finding("GPU and driver", "limited", f"{detail}; {'; '.join(wrong)}", "; ".join(wrong.values()))
+    return Finding("GPU and driver", "ok", detail)
 
 
 def _docker() -> tuple[Finding, ...]:

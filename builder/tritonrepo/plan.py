@@ -64,6 +64,8 @@ class BuildRequest:
     """Where the plan is written; its folder exists."""
     cache: Path
     """Folder of the shared timing caches; made when it is not there."""
+    release: str = ""
+    """The Triton release that will serve it: what it cannot load or run on is an error before the build."""
     expected_tensorrt: str | None = None
     """The TensorRT of the target release, build number included, where it is known: another one is an error before the
     build, unless the plan is version compatible."""

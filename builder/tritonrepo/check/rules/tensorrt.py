@@ -16,7 +16,7 @@ from tritonrepo.check.edits import removed, replaced
 from tritonrepo.check.model import Model
 from tritonrepo.check.rule import Spot, Target, Tree, rule
 from tritonrepo.check.rules._help import nearest
-from tritonrepo.releases import RELEASES
+from tritonrepo.releases import RELEASES, obstacles
 
 _CONFIG = """
 backend: "tensorrt"
@@ -518,3 +518,21 @@ def special_tensors_are_the_plans(model: Model, target: Target) -> Iterator[Spot
                         within=want.message,
                         edits=[removed(want.message, field)],
                     )
+
+
+@rule(
+    "TR914",
+    "reject",
+    "the release runs on the GPUs",
+    "A release supports GPUs from a compute capability on. On an older one its TensorRT loads no plan, not even one "
+    "that was built there.",
+    wrong=_RIGHT,
+    right=_tree(_CONFIG + "instance_group { kind: KIND_GPU gpus: [ 0 ] }"),
+    target=Target(release="26.07", gpus=("9.0", "7.0"), gpu_count=2),
+)
+def release_runs_on_the_gpus(model: Model, target: Target) -> Iterator[Spot]:
+    if model.backend != "tensorrt" or target.only_core:
+        return
+    for gpu in sorted(set(_used_gpus(model, target))):
+        for obstacle in obstacles(target.release, capability=gpu):
+            yield model.spot("backend", obstacle.what, f"{obstacle.hint[0].upper()}{obstacle.hint[1:]}.")
