@@ -26,7 +26,7 @@ Measure how fast a Triton server answers, and say how sure that is.
 
   tritonrepo perf mlp --concurrency 1:64:x2                    so many requests in flight
   tritonrepo perf mlp --rate 500 --url grpc://127.0.0.1:8001   requests at set times, whatever the server does
-  tritonrepo perf mlp --slo p99=20ms                           the highest rate that keeps a limit
+  tritonrepo perf mlp --slo p99=20ms --html report.html        the highest rate that keeps a limit
   tritonrepo perf mlp --rate 500 --compare old.json            exit code 1 when it got slower
 
 Times are measured from when a request was due: a server that stalls does not look good because the client waited.
@@ -157,6 +157,7 @@ def _add_results(top: ArgumentParser) -> None:
     group.add_argument("--json", metavar="FILE", help="everything; - is standard output")
     group.add_argument("--csv", metavar="FILE", type=Path, help="a line for each point")
     group.add_argument("--perf-analyzer-csv", metavar="FILE", type=Path, help="the same with perf_analyzer's columns")
+    group.add_argument("--html", metavar="FILE", type=Path, help="a report to look at, in one file")
     group.add_argument("--compare", metavar="OLD.json", type=Path, help="exit code 1 when something got worse")
     group.add_argument(
         "--tolerance",
@@ -220,7 +221,7 @@ def _verdict(result: Json) -> int:
 
 def _writable(options: Namespace) -> None:
     """Say before the run, not after it, that a result has no place."""
-    files = [options.csv, options.perf_analyzer_csv]
+    files = [options.csv, options.perf_analyzer_csv, options.html]
     if options.json and options.json != "-":
         files.append(Path(options.json))
     for file in files:
@@ -239,6 +240,10 @@ def _write(options: Namespace, result: Json) -> None:
         export.write(options.csv, export.as_csv(result))
     if options.perf_analyzer_csv:
         export.write(options.perf_analyzer_csv, export.as_perf_analyzer_csv(result))
+    if options.html:
+        from tritonrepo_client.perf.html import as_html
+
+        export.write(options.html, as_html(result))
 
 
 def settings_of(options: Namespace) -> Settings:
