@@ -34,7 +34,19 @@ def refused(done: subprocess.CompletedProcess[str], code: int, *words: str) -> N
 def test_help_names_every_command(tmp_path: Path) -> None:
     done = tritonrepo("--help", cwd=tmp_path)
     assert done.returncode == 0
-    for name in ("build", "check", "doctor", "infer", "init", "inspect", "rollback", "rule", "schema", "serve"):
+    for name in (
+        "build",
+        "check",
+        "doctor",
+        "infer",
+        "init",
+        "inspect",
+        "rollback",
+        "rule",
+        "schema",
+        "serve",
+        "status",
+    ):
         assert name in done.stdout
 
 
@@ -57,6 +69,18 @@ def test_init_then_build_then_check(tmp_path: Path) -> None:
     assert built.returncode == 0, built.stderr
     checked = tritonrepo("check", "model_repository", cwd=tmp_path)
     assert (checked.returncode, checked.stdout) == (0, "model_repository: nothing found in 2 models\n")
+
+
+def test_an_axis_without_a_range_names_the_line_of_the_spec(tmp_path: Path) -> None:
+    graphs.dynamic_height_width(tmp_path)
+    spec = "models:\n- onnx: dynamic_height_width.onnx\n  engine: onnxruntime\n  accelerator: tensorrt\n"
+    (tmp_path / "models.yaml").write_text(spec)
+    done = tritonrepo("build", cwd=tmp_path)
+    refused(done, 1, "error: models.yaml:2:3: model dynamic_height_width: no range is given", "height: {min: ..., opt")
+    (tmp_path / "models.yaml").write_text(f"{spec}  shapes:\n    height: {{min: 8, max: 16}}\n")
+    refused(
+        tritonrepo("build", cwd=tmp_path), 1, "error: models.yaml:5:3: model dynamic_height_width: no range", "width: {"
+    )
 
 
 def test_check_names_place_and_rule(tmp_path: Path) -> None:

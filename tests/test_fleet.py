@@ -86,6 +86,7 @@ def test_each_host_adds_its_own(repository: Path) -> None:
     assert {gpu: (entry["file"], entry["verdict"]["on"]) for gpu, entry in found.items()} == {
         gpu: (f"model_sm{gpu.replace('.', '')}.plan", gpu) for gpu in FLEET
     }
+    assert record.verdict["verdict"] == {"ok": True, "on": "8.0"}  # of the first, and so it stays
     provenance = json.loads((repository / "m" / "1.provenance.json").read_text())
     assert {gpu: host["host"] for gpu, host in provenance["plans"].items()} == {gpu: f"host of {gpu}" for gpu in FLEET}
     assert [put(repository, staged(gpu)).action for gpu in FLEET] == ["unchanged"] * 3
@@ -179,6 +180,29 @@ def test_a_host_finds_the_plan_that_another_of_its_kind_has_published(repository
     assert find_plan(repository, "n", share) is None
     (repository / "m" / "1" / "model_sm80.plan").write_bytes(b"cut")
     assert find_plan(repository, "m", share) is None
+
+
+def test_what_a_build_for_a_fleet_has_made_is_a_share(repository: Path, tmp_path: Path) -> None:
+    """From the plan and its description alone, as the build leaves them."""
+    inputs, settings, _ = VARIANTS["fleet"]
+    shares = []
+    for gpu in FLEET[:2]:
+        chosen, signature, _ = made(inputs, settings, FLEET)
+        files = {}
+        for name, content in {
+            chosen.plan_file(gpu): b"a plan",
+            f"{chosen.plan_file(gpu)}.json": described(chosen, signature, gpu, b"a plan"),
+        }.items():
+            files[name] = tmp_path / name
+            files[name].write_bytes(content)
+        whole = Staged("m", {"config.pbtxt": b""}, files, {"onnx": "1", "settings": {}, "verdict": {}}, {"host": gpu})
+        assert _fleet.in_fleet(whole, replace(chosen, files=files, gpus=()), "26.07") is whole
+        shares.append(_fleet.in_fleet(whole, replace(chosen, files=files), "26.07"))
+    first, second = (each.share for each in shares)
+    assert first is not None and second is not None
+    assert (first.identity, first.gpu, first.file) == (second.identity, "8.0", "model_sm80.plan")
+    assert [put(repository, each).action for each in shares] == ["new", "added"]
+    assert {path.name for path in (repository / "m" / "1").iterdir()} == plans(*FLEET[:2])
 
 
 def test_what_is_no_share_is_published_as_ever(repository: Path) -> None:
@@ -338,3 +362,33 @@ def test_a_fallback_serves_the_onnx_beside_the_plans(tmp_path: Path, monkeypatch
     with pytest.raises(UsageError, match="would be named mlp_onnx, as another model is"):
         with_fallbacks(taken)
     assert isinstance(models[1], ModelSpec) and isinstance(spec, Spec)
+
+
+# ---- named configs ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.server
+def test_the_server_takes_the_config_that_is_named(tmp_path: Path, triton: Any) -> None:
+    """A further config of a model that the embedded server can run, chosen by --model-config-name."""
+    import urllib.request
+
+    from tritonrepo.build import BuildOptions, build
+
+    spec = spec_for([graphs.mlp(tmp_path)], repository=tmp_path / "models", settings={"engine": "python"})
+    config = {"batching": {"max_batch_size": 64, "max_queue_delay_us": 100}, "instances": [{"count": 2}]}
+    model = ModelSpec.model_validate({**spec.models[0].model_dump(), "configs": {"large": config}})
+    spec = spec.model_copy(update={"models": (model,)})
+    result = build(spec, BuildOptions(jobs=1), lambda *_: None)
+    assert not result.failures
+    assert (tmp_path / "models" / "mlp" / "configs" / "large.pbtxt").exists()
+
+    def served(*arguments: str) -> Any:
+        server = triton(tmp_path / "models", extra_args=arguments)
+        with urllib.request.urlopen(f"http://{server.http_url}/v2/models/mlp/config") as reply:
+            return json.load(reply)
+
+    found = served()
+    assert (found["max_batch_size"], found["instance_group"][0]["count"]) == (32, 1)
+    found = served("--model-config-name=large")
+    assert (found["max_batch_size"], found["instance_group"][0]["count"]) == (64, 2)
+    assert found["dynamic_batching"]["max_queue_delay_microseconds"] == 100

@@ -56,6 +56,23 @@ def from_file(path: Path, environ: Mapping[str, str]) -> Spec:
     return spec
 
 
+def where_of(path: Path, name: str, key: str, environ: Mapping[str, str]) -> Where | None:
+    """The place of a model's key in a spec, or of the model where it does not have the key; None where it is not there.
+
+    Args:
+        path: the spec.
+        name: the model's name.
+        key: such as ``shapes``.
+        environ: see ``spec.load_spec``.
+    """
+    document = _yaml.read(path, environ, TEXT_KEYS)
+    models = document.data.get("models") if isinstance(document.data, dict) else None
+    for index, model in enumerate(models if isinstance(models, list) else ()):
+        if isinstance(model, dict) and name == (model.get("name") or Path(str(model.get("onnx"))).stem):
+            return document.where(("models", index, key), "key" if key in model else "value")
+    return None
+
+
 def from_files(onnx: Sequence[Path], top: Mapping[str, object], settings: Mapping[str, object]) -> Spec:
     """See ``spec.spec_for``."""
 

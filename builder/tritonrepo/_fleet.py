@@ -23,7 +23,10 @@ from tritonrepo._record import Record
 from tritonrepo.fingerprint import digest
 
 if TYPE_CHECKING:
+    from tritonrepo.plan import Plan
     from tritonrepo.publish import Staged
+
+_PLAN = ".plan"
 
 
 @dataclass(frozen=True)
@@ -50,13 +53,30 @@ def identity(onnx: object, settings: object, release: str, tensorrt: str) -> str
     return digest({"onnx": onnx, "settings": settings, "release": release, "tensorrt": tensorrt})
 
 
+def in_fleet(staged: Staged, chosen: Plan, release: str) -> Staged:
+    """A staged model as this host's part of a version, where it is built for a fleet; as it is where it is not.
+
+    Args:
+        staged: with a plan and its description among the files of its version.
+        chosen: what is served.
+        release: the Triton release that will serve it.
+    """
+    described = next((path for name, path in chosen.files.items() if name.endswith(f"{_PLAN}.json")), None)
+    if not chosen.gpus or described is None:
+        return staged
+    found = json.loads(described.read_bytes())
+    tensorrt, gpu = str(found["tensorrt_version"]), str(found["compute_capability"])
+    verdict = staged.verdict
+    of = identity(verdict.get("onnx"), verdict.get("settings"), release, tensorrt)
+    return as_share(staged, Share(of, gpu, chosen.plan_file(gpu)), tensorrt)
+
+
 def as_share(staged: Staged, share: Share, tensorrt: str) -> Staged:
-    """A staged model as one host's part of a version: what only this host can say moves under its GPU's name."""
+    """A staged model as one host's part of a version: what it has proven stands under its GPU's name, too."""
     own = {"file": share.file, "tensorrt": tensorrt, "verdict": staged.verdict.get("verdict")}
-    verdict = {key: value for key, value in staged.verdict.items() if key != "verdict"}
     return replace(
         staged,
-        verdict={**verdict, "fleet": {"identity": share.identity}, "plans": {share.gpu: own}},
+        verdict={**staged.verdict, "fleet": {"identity": share.identity}, "plans": {share.gpu: own}},
         provenance={"plans": {share.gpu: staged.provenance}},
         share=share,
     )

@@ -103,8 +103,8 @@ def build(
     with display:
         result = run(spec, options, display.step, display.say)
     display.result(result)
-    for error in result.failures.values():
-        _complain(str(error))
+    for name, error in result.failures.items():
+        _complain(str(_placed(error, name, sources or [_SPEC])))
     if result.failures:
         kept = "the proven models were published" if keep_going else "nothing was published"
         _complain(f"{len(result.failures)} of {len(spec.models)} models failed; {kept}")
@@ -337,6 +337,19 @@ def _spec(sources: list[Path], repository: Path | None, templates: Path | None) 
     spec = load_spec(sources[0])
     changes = {"repository": repository and repository.absolute(), "templates": templates and templates.absolute()}
     return spec.model_copy(update={key: value for key, value in changes.items() if value})
+
+
+def _placed(error: TritonrepoError, model: str, sources: list[Path]) -> TritonrepoError:
+    """The error; one that is mended by a line in the spec says where that line goes."""
+    from tritonrepo.errors import MissingRangeError
+
+    if isinstance(error, MissingRangeError) and len(sources) == 1 and sources[0].suffix != ".onnx":
+        import os
+
+        from tritonrepo._assemble import where_of
+
+        error.where = where_of(sources[0], model, "shapes", os.environ) or error.where
+    return error
 
 
 def _release() -> str:

@@ -25,6 +25,7 @@ from tritonrepo import _tensorrt
 from tritonrepo import plan as planning
 from tritonrepo import prepare as preparation
 from tritonrepo import verify as verification
+from tritonrepo._fleet import in_fleet
 from tritonrepo.check import BLOCKING, Target, check_staged
 from tritonrepo.compare import OutputError
 from tritonrepo.errors import CheckError, ModelError
@@ -145,6 +146,7 @@ def build_model(task: Task, emit: Callable[[Event], None]) -> Built:
         digests=sources,
         pinned_versions=model.versions.specific or (),
     )
+    staged = in_fleet(staged, chosen, task.triton)
     return Built(
         staged=staged,
         signature=served,
