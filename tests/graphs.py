@@ -215,6 +215,22 @@ def random_uniform(folder: Path) -> Path:
     return _write(folder, "random_uniform", nodes, [_value("x", ["batch", 3])], [_value("y", ["batch", 3])])
 
 
+def training_dropout(folder: Path) -> Path:
+    """x FP32 [batch, 3] -> y FP32 [batch, 3]: a Dropout that drops, from an export in training mode."""
+    weights = {"ratio": np.array(0.5, np.float32), "training": np.array(True)}
+    nodes = [_node("Dropout", "x ratio training", "y")]
+    return _write(folder, "training_dropout", nodes, [_value("x", ["batch", 3])], [_value("y", ["batch", 3])], weights)
+
+
+def split_words(folder: Path) -> Path:
+    """x STRING [batch] -> y STRING [batch, words]: as many columns as the longest text of the batch has words."""
+    nodes = [_node("StringSplit", "x", "y count")]
+    outputs = [_value("y", ["batch", "words"], TensorProto.STRING), _value("count", ["batch"], TensorProto.INT64)]
+    model = onnx.load(_write(folder, "split_words", nodes, [_value("x", ["batch"], TensorProto.STRING)], outputs))
+    model.opset_import[0].version = 20
+    return _save(folder, "split_words", model)
+
+
 def nan_output(folder: Path) -> Path:
     """x FP32 [batch, 3] -> y FP32 [batch, 3] = sqrt(-1 - |x|): always NaN."""
     nodes = [_node("Abs", "x", "a"), _node("Sub", "minus_one a", "s"), _node("Sqrt", "s", "y")]
@@ -490,7 +506,7 @@ GOOD: tuple[Write, ...] = (
     mlp, cnn, two_inputs_two_outputs, identity, odd_names, scalar_input, dynamic_height_width, unnamed_axes, loop,
     external_data, external_data_in_subfolder, initializer_as_input, static_batch, static_batch_in_reshape,
     scalar_output, no_batch, softmax_over_batch, mean_over_batch, reshape_mixes_rows, non_max_suppression, conditional,
-    constant_output, random_uniform, nan_output, inf_output,
+    constant_output, random_uniform, training_dropout, nan_output, inf_output,
 )  # fmt: skip
 
 #: What cannot be served, whichever step finds it.

@@ -164,3 +164,23 @@ def test_sizes_are_found_by_trying(tmp_path: Path) -> None:
     assert find_sizes(unchanged(graphs.no_batch(tmp_path)), ("tokens",)) == {"tokens": 1}
     with pytest.raises(ModelError):
         find_sizes(unchanged(graphs.unknown_operator(tmp_path)), ("batch",))
+
+
+def test_sizes_are_those_of_the_users_sample(tmp_path: Path) -> None:
+    prepared = unchanged(graphs.dynamic_height_width(tmp_path))
+    np.savez(tmp_path / "s.npz", x=np.zeros((1, 3, 5, 7), np.float32))
+    assert find_sizes(prepared, ("height", "width"), samples=[tmp_path / "s.npz"]) == {"height": 5, "width": 7}
+
+
+@pytest.mark.parametrize(
+    ("write", "operator"), [(graphs.random_uniform, "RandomUniformLike"), (graphs.training_dropout, "Dropout")]
+)
+def test_what_is_drawn_at_random_is_refused(write: graphs.Write, operator: str, tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=f"operator {operator} gives other answers at every run"):
+        verdict_of(write(tmp_path), plan_for(4, rows(4, 3)))
+
+
+def test_a_shape_that_hangs_on_the_longest_text_is_no_batch(tmp_path: Path) -> None:
+    verdict = verdict_of(graphs.split_words(tmp_path), plan_for(8, rows(8)))
+    assert verdict.rows_independent is False
+    assert "output y has another shape for another row" in str(verdict.rows_reason)

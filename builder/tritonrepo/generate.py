@@ -118,8 +118,11 @@ def _plain(random: np.random.Generator, how: Verification, dtype: str, shape: Sh
 
     low = 0.0 if how.low is None else how.low
     if dtype == "STRING":
-        words = np.array([f"text {number}" for number in random.integers(0, 1000, size=shape).ravel()], dtype=object)
-        return words.reshape(shape)
+        # Of one to four words: where the shape of an answer hangs on its text, rows must be able to differ in it.
+        numbers = np.asarray(random.integers(0, 1000, size=shape)).ravel().tolist()
+        texts = np.empty(len(numbers), dtype=object)
+        texts[:] = [" ".join(["text", *map(str, range(number, number + number % 4))]) for number in numbers]
+        return texts.reshape(shape)
     if dtype in FLOATS:
         high = 1.0 if how.high is None else how.high
         return np.asarray(low + (high - low) * random.random(shape)).astype(numpy_dtype(dtype))

@@ -279,6 +279,7 @@ def _plan_and_verify(
             **artefact,
             "refused": prepared.refused,
             "settings": settings(model, *_PLANNED),
+            "samples": _digests(steps.cache, model.verification.samples if _has_open_axes(served) else ()),
             "tensorrt": tensorrt.reason,
             "rows_mix": rows_mix,
             "gpus": task.gpus,
@@ -289,7 +290,7 @@ def _plan_and_verify(
             served,
             prepared,
             tensorrt,
-            guess=lambda axes: verification.find_sizes(prepared, axes),
+            guess=lambda axes: verification.find_sizes(prepared, axes, samples=model.verification.samples),
             output_shapes=lambda: verification.output_shapes(prepared),
             rows_mix=rows_mix,
             gpus=task.gpus,
@@ -320,6 +321,12 @@ def _preparation_document(prepared: Prepared) -> dict[str, object]:
         "names": dict(prepared.names),
         "refused": dict(prepared.refused),
     }
+
+
+def _has_open_axes(signature: Signature) -> bool:
+    """Whether a size may have to be guessed, or taken from a sample: an axis is dynamic that is not the batch."""
+    first = 1 if signature.batch else 0
+    return any(not isinstance(dim, int) for tensor in signature.inputs for dim in tensor.shape[first:])
 
 
 def settings(model: ModelSpec, *only: str) -> Any:

@@ -8,7 +8,7 @@ requests that Triton put beside it (``batch_proof``).
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +22,7 @@ from tritonrepo.introspect import Dim, Signature, Tensor
 from tritonrepo.plan import Plan, Shape, axis_key
 from tritonrepo.prepare import Prepared
 from tritonrepo.prepare.weights import open_model
+from tritonrepo.randomness import check_repeatable
 from tritonrepo.spec import ModelSpec, Verification, precision_of
 
 if TYPE_CHECKING:
@@ -60,10 +61,11 @@ def verify(spec: ModelSpec, signature: Signature, prepared: Prepared, plan: Plan
     The reference is asked everything before the artefact is loaded: one of the two is in memory at a time.
 
     Raises:
-        ModelError: ONNX Runtime cannot load or run the model.
+        ModelError: ONNX Runtime cannot load or run the model, or it draws random numbers.
         VerificationError: a sample does not fit the model.
     """
     served, reached = prepared.signature, precision_reached(spec, prepared)
+    check_repeatable(prepared.path, served)
 
     def compare_all(at: str, got: Arrays, want: Arrays) -> tuple[OutputError, ...]:
         how = spec.verification
@@ -122,9 +124,21 @@ def explain(verdict: Verdict, spec: ModelSpec, signature: Signature) -> Verifica
     )
 
 
-def find_sizes(prepared: Prepared, axes: tuple[str, ...], seed: int = 0) -> dict[str, int] | None:
-    """Sizes for dynamic axes at which the model runs: 1 for a first axis, and one common size for the others."""
+def find_sizes(
+    prepared: Prepared, axes: tuple[str, ...], seed: int = 0, samples: Sequence[Path] = ()
+) -> dict[str, int] | None:
+    """Sizes for dynamic axes at which the model runs: those of the user's first sample, where there is one; else 1 for
+    a first axis, and one common size for the others.
+    """
     signature = prepared.signature
+    if samples:
+        arrays = load_sample(samples[0], signature)
+        sizes = {
+            axis_key(tensor, axis): size
+            for tensor in signature.inputs
+            for axis, size in enumerate(arrays[tensor.name].shape)
+        }
+        return {axis: sizes[axis] for axis in axes}
     session = Session(prepared.path, optimize=False)
     generated = _Generated(Verification(seed=seed), signature, prepared.path, session.runs)
     first = {axis_key(tensor, 0) for tensor in signature.inputs if tensor.shape}
@@ -279,7 +293,7 @@ def samples(
 ) -> Iterator[tuple[str, Arrays]]:
     """The user's samples, or generated ones at the min, opt and max shapes of each profile."""
     if spec.verification.samples:
-        loaded = [(path.name, load_sample(path, signature, plan)) for path in spec.verification.samples]
+        loaded = [(path.name, load_sample(path, signature)) for path in spec.verification.samples]
         yield from loaded
         if plan.max_batch_size > 1 and all(_rows(arrays) == 1 for _, arrays in loaded):
             yield f"{loaded[0][0]}, two rows", _two_rows(loaded[0][1])
@@ -296,7 +310,7 @@ def _proof_rows(spec: ModelSpec, signature: Signature, plan: Plan, make: _Genera
     largest = plan.max_batch_size
     if spec.verification.samples:
         for number, path in enumerate(spec.verification.samples):
-            yield _rows_of(path.name, load_sample(path, signature, plan), number == 0, largest)
+            yield _rows_of(path.name, load_sample(path, signature), number == 0, largest)
         return
     groups: dict[str, tuple[str, Mapping[str, Shape], list[tuple[str, int]]]] = {}
     for label, at, shapes in _profile_shapes(plan):
@@ -340,7 +354,7 @@ def _two_rows(row: Arrays) -> Arrays:
     return {name: np.concatenate([array, np.roll(array, 1, axis=-1)]) for name, array in row.items()}
 
 
-def load_sample(path: Path, signature: Signature, plan: Plan) -> Arrays:
+def load_sample(path: Path, signature: Signature) -> Arrays:
     """The arrays of a sample file, by input.
 
     Raises:
@@ -363,10 +377,10 @@ def load_sample(path: Path, signature: Signature, plan: Plan) -> Arrays:
             where=path,
             hint="Save one array for each input: numpy.savez(path, **{name: array, ...}).",
         )
-    return {tensor.name: _fit(arrays[tensor.name], tensor, path, plan) for tensor in signature.inputs}
+    return {tensor.name: _fit(arrays[tensor.name], tensor, path) for tensor in signature.inputs}
 
 
-def _fit(array: np.ndarray[Any, Any], tensor: Tensor, path: Path, plan: Plan) -> np.ndarray[Any, Any]:
+def _fit(array: np.ndarray[Any, Any], tensor: Tensor, path: Path) -> np.ndarray[Any, Any]:
     dtype = numpy_dtype(tensor.dtype)
     fits = array.ndim == len(tensor.shape) and all(
         not isinstance(dim, int) or dim == size for dim, size in zip(tensor.shape, array.shape, strict=False)

@@ -61,7 +61,7 @@ def reduce_precision(
 
     def calibration() -> Iterator[Arrays]:
         for path in settings.calibration or model.verification.samples:
-            yield verify.load_sample(path, prepared.signature, plan)
+            yield verify.load_sample(path, prepared.signature)
 
     def cases() -> list[Case]:
         reference = verify.Reference(signature, prepared)
