@@ -146,6 +146,14 @@ class Model:
         for function in self.functions:
             yield from function.nodes
 
+    def nodes_of(self, function: Function) -> Iterator[Node]:
+        """Every node of a function, those in subgraphs included."""
+        pending = [*function.nodes]
+        while pending:
+            node = pending.pop()
+            yield node
+            pending += [inner for graphs in node.graphs.values() for graph in graphs for inner in graph.nodes]
+
 
 def read_model(data: bytes) -> Model:
     """Read a model from protobuf bytes, those of `read_skeleton` for instance.

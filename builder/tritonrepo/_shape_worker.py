@@ -27,10 +27,10 @@ def main() -> int:
     spec.loader.exec_module(library)
     model = sys.stdin.buffer.read()
     try:
-        if sys.argv[4:] == ["--inline"]:
+        if "--inline" in sys.argv[4:]:
             model = library.inliner.inline_local_functions(model, False)
         # Not strict, no check of types: what one node makes impossible is left open, the others go on.
-        model = library.shape_inference.infer_shapes(model, False, False, True)
+        model = library.shape_inference.infer_shapes(model, False, False, "--values" in sys.argv[4:])
     except MemoryError:
         return _refused("it takes too much memory")
     except Exception as error:

@@ -15,12 +15,12 @@ from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 
-from tritonrepo._graph import Dim, Model, Value, read_model, read_values
+from tritonrepo._graph import MOST_NODES, Dim, Model, Value, read_model, read_values
 from tritonrepo._onnx_wire import encode, fields
 from tritonrepo.errors import ModelError
 
-_SECONDS = 60
 _MEMORY = 4 << 30
+_MOST_CALLS = 100
 _WORKER = Path(__file__).with_name("_shape_worker.py")
 
 
@@ -34,9 +34,37 @@ def infer_shapes(model: Model, sizes: Mapping[str, tuple[int, ...]] | None = Non
     Raises:
         ModelError: the model cannot be inferred: it makes the library fail, crash, or take too long.
     """
+    _check_functions(model)
     found = inferred(_with_sizes(model, sizes) if sizes else model.data, inline=bool(model.functions))
     nested = model.functions or any(node.graphs for node in model.nodes())
     return read_model(found) if nested else read_values(found, model)
+
+
+def _check_functions(model: Model) -> None:
+    """See that replacing functions by what they do comes to an end, and to a sane number of nodes."""
+    functions = {(function.domain, function.name): function for function in model.functions}
+    sizes: dict[tuple[str, str], int] = {}
+
+    def size_of(name: tuple[str, str], within: frozenset[tuple[str, str]]) -> int:
+        if name in within:
+            raise ModelError(f"the function {name[1][:100]!r} calls itself")
+        if name not in sizes:
+            if len(within) > _MOST_CALLS:
+                raise ModelError(f"functions that call each other more than {_MOST_CALLS} deep")
+            inner = model.nodes_of(functions[name])
+            sizes[name] = sum(
+                size_of(key, within | {name}) if (key := (node.domain, node.operator)) in functions else 1
+                for node in inner
+            )
+            if sizes[name] > MOST_NODES:
+                raise ModelError(f"the function {name[1][:100]!r} stands for more than {MOST_NODES} nodes")
+        return sizes[name]
+
+    whole = sum(
+        size_of(key, frozenset()) for node in model.nodes() if (key := (node.domain, node.operator)) in functions
+    )
+    if whole > MOST_NODES:
+        raise ModelError(f"functions stand for more than {MOST_NODES} nodes")
 
 
 def inferred(data: bytes, *, inline: bool = False) -> bytes:
@@ -49,20 +77,32 @@ def inferred(data: bytes, *, inline: bool = False) -> bytes:
     Raises:
         ModelError: see `infer_shapes`.
     """
+    options = ["--inline"] if inline else []
+    try:
+        return _run(data, [*options, "--values"])
+    except _TookTooLong:  # computing the values of shapes may: a Range of 2^40, for instance
+        return _run(data, options)
+
+
+class _TookTooLong(ModelError):  # noqa: N818 - an outcome, which is tried again
+    """The inference was ended."""
+
+
+def _run(data: bytes, options: list[str]) -> bytes:
+    seconds = 4 + len(data) // (1 << 20)  # a tenth of a second is usual for a megabyte
     with tempfile.TemporaryFile() as given, tempfile.TemporaryFile() as found, tempfile.TemporaryFile() as said:
         given.write(data)
         given.seek(0)
-        command = [sys.executable, "-I", "-S", str(_WORKER), _extension(), str(_SECONDS), str(_MEMORY)]
-        command += ["--inline"] if inline else []
+        worker = [sys.executable, "-I", "-S", str(_WORKER), _extension(), str(seconds), str(_MEMORY)]
         # Its own limit ends it; waiting with a time-out would look every few hundredths of a second only.
-        done = subprocess.run(command, stdin=given, stdout=found, stderr=said, check=False)
+        done = subprocess.run([*worker, *options], stdin=given, stdout=found, stderr=said, check=False)
         if done.returncode == 0:
             found.seek(0)
             return found.read()
         said.seek(0)
         words = " ".join(said.read(4000).decode(errors="replace").split())
     if done.returncode in {-signal.SIGXCPU, -signal.SIGKILL}:
-        raise ModelError(f"shape inference took more than {_SECONDS} s")
+        raise _TookTooLong(f"shape inference took more than {seconds} s")
     if done.returncode < 0:
         raise ModelError(f"shape inference crashed ({signal.strsignal(-done.returncode)})")
     raise ModelError(f"shape inference failed: {words[-300:]}")

@@ -21,6 +21,12 @@ Dim = _graph.Dim
 #: Names of axes that say "unknown".
 ANONYMOUS = _graph.ANONYMOUS
 
+#: NumPy has no more.
+MOST_AXES = 64
+
+# Of names that a file gives, so much is shown.
+_SHOWN = 200
+
 #: ONNX element type -> Triton data type (without TYPE_). What is missing here, Triton cannot carry.
 TRITON_DTYPE: Mapping[int, str] = {
     1: "FP32", 2: "UINT8", 3: "INT8", 4: "UINT16", 5: "INT16", 6: "INT32", 7: "INT64", 8: "STRING", 9: "BOOL",
@@ -266,6 +272,13 @@ def _tensor(value: onnx.ValueInfoProto, kind: str, path: Path) -> Tensor:
             where=path,
             hint="Export the model with shapes for its inputs and outputs (their rank is enough).",
         )
+    axes = len(value.type.tensor_type.shape.dim)
+    if axes > MOST_AXES:
+        raise ModelError(
+            f"{kind} {value.name!r} has {axes} axes; at most {MOST_AXES} can be carried",
+            where=path,
+            hint="Reshape it inside the graph, and export again.",
+        )
     return Tensor(value.name, TRITON_DTYPE[element], tuple(_dim(dim) for dim in value.type.tensor_type.shape.dim))
 
 
@@ -302,19 +315,28 @@ def _operator(node: onnx.NodeProto) -> str:
 
 def _external_file(path: Path, folder: Path, location: str, tensor: str) -> Path:
     file = path.parent / location
-    if not location or Path(location).is_absolute() or not file.resolve().is_relative_to(folder):
+    if not _lies_within(folder, file, location):
         raise ModelError(
-            f"weight {tensor!r} names the external file {location!r}, which lies outside the model's folder",
+            f"weight {tensor[:_SHOWN]!r} names the external file {location[:_SHOWN]!r}, which lies outside the model's "
+            "folder",
             where=path,
             hint="Such a file could be anything on this machine; save the model again with its data beside it.",
         )
     if not file.is_file():
         raise ModelError(
-            f"the external data file {location!r} is missing (weight {tensor!r})",
+            f"the external data file {location[:_SHOWN]!r} is missing (weight {tensor[:_SHOWN]!r})",
             where=path,
             hint=f"Put it at {file}, where the model looks for it.",
         )
     return file
+
+
+def _lies_within(folder: Path, file: Path, location: str) -> bool:
+    try:
+        inside = bool(location) and not Path(location).is_absolute() and file.resolve().is_relative_to(folder)
+        return inside and (file.is_file() or not file.exists())
+    except (OSError, ValueError, RuntimeError):  # a name too long, or with a zero byte, or links in a circle
+        return False
 
 
 def _check_extent(file: Path, entries: Mapping[str, str], tensor: str, path: Path) -> None:
