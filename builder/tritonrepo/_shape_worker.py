@@ -12,6 +12,8 @@ from importlib.util import module_from_spec, spec_from_file_location
 
 #: Exit status where the extension refuses a model; what it says is on standard error.
 REFUSED = 3
+#: Exit status where the limit of memory was reached.
+NO_MEMORY = 4
 
 
 def main() -> int:
@@ -32,7 +34,7 @@ def main() -> int:
         # Not strict, no check of types: what one node makes impossible is left open, the others go on.
         model = library.shape_inference.infer_shapes(model, False, False, "--values" in sys.argv[4:])
     except MemoryError:
-        return _refused("it takes too much memory")
+        return NO_MEMORY
     except Exception as error:
         return _refused(" ".join(str(error).split())[:300])
     sys.stdout.buffer.write(model)

@@ -19,8 +19,11 @@ from tritonrepo._graph import MOST_NODES, Dim, Model, Value, read_model, read_va
 from tritonrepo._onnx_wire import encode, fields
 from tritonrepo.errors import ModelError
 
-_MEMORY = 4 << 30
+# For the extension itself, and for each byte of a model: 20 are usual.
+_MEMORY, _MEMORY_PER_BYTE = 256 << 20, 40
 _MOST_CALLS = 100
+# The exit status of the worker that says so.
+_NO_MEMORY = 4
 _WORKER = Path(__file__).with_name("_shape_worker.py")
 
 
@@ -80,20 +83,17 @@ def inferred(data: bytes, *, inline: bool = False) -> bytes:
     options = ["--inline"] if inline else []
     try:
         return _run(data, [*options, "--values"])
-    except _TookTooLong:  # computing the values of shapes may: a Range of 2^40, for instance
+    except ModelError:  # computing the values of shapes may take too much: those of a Range of 2^40, for instance
         return _run(data, options)
 
 
-class _TookTooLong(ModelError):  # noqa: N818 - an outcome, which is tried again
-    """The inference was ended."""
-
-
 def _run(data: bytes, options: list[str]) -> bytes:
+    memory = _MEMORY + _MEMORY_PER_BYTE * len(data)
     seconds = 4 + len(data) // (1 << 20)  # a tenth of a second is usual for a megabyte
     with tempfile.TemporaryFile() as given, tempfile.TemporaryFile() as found, tempfile.TemporaryFile() as said:
         given.write(data)
         given.seek(0)
-        worker = [sys.executable, "-I", "-S", str(_WORKER), _extension(), str(seconds), str(_MEMORY)]
+        worker = [sys.executable, "-I", "-S", str(_WORKER), _extension(), str(seconds), str(memory)]
         # Its own limit ends it; waiting with a time-out would look every few hundredths of a second only.
         done = subprocess.run([*worker, *options], stdin=given, stdout=found, stderr=said, check=False)
         if done.returncode == 0:
@@ -102,7 +102,9 @@ def _run(data: bytes, options: list[str]) -> bytes:
         said.seek(0)
         words = " ".join(said.read(4000).decode(errors="replace").split())
     if done.returncode in {-signal.SIGXCPU, -signal.SIGKILL}:
-        raise _TookTooLong(f"shape inference took more than {seconds} s")
+        raise ModelError(f"shape inference took more than {seconds} s")
+    if done.returncode == _NO_MEMORY:
+        raise ModelError(f"shape inference took more than {memory >> 20} MiB")
     if done.returncode < 0:
         raise ModelError(f"shape inference crashed ({signal.strsignal(-done.returncode)})")
     raise ModelError(f"shape inference failed: {words[-300:]}")
