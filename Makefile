@@ -10,7 +10,7 @@ PYTEST := $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
 .PHONY: help install install-dev models runtime repo repo-check serve serve-ngc test test-long lint type format bench \
-	agreement trt-api schema constraints clean
+	agreement trt-api fuzz schema constraints clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## (.*)/  \1\t\2/' | expand -t 16
@@ -79,6 +79,9 @@ agreement: install-dev runtime  ## compare `tritonrepo check` with the real serv
 trt-api: install-dev  ## hold _tensorrt.py against the real bindings of TensorRT 10.8 to 11.4 (needs a C compiler)
 	$(BIN)/python -m tests.tensorrt_api.check
 
+fuzz: install-dev  ## give 10,000 mutants of ONNX files to the product; goes on where it was interrupted
+	@PYTHONPATH=tests $(BIN)/python -m tests.fuzz.run --log .tritonrepo-fuzz.jsonl
+
 schema: $(VENV)/.installed  ## write docs/models.schema.json
 	@$(BIN)/tritonrepo schema > docs/models.schema.json
 
@@ -88,4 +91,4 @@ constraints:  ## resolve constraints.txt anew (needs uv)
 	} > constraints.new && mv constraints.new constraints.txt
 
 clean:  ## remove what builds leave behind; model_repository/ and .venv stay
-	@rm -rf .tritonrepo .model_repository.tritonrepo .pytest_cache .mypy_cache .ruff_cache .hypothesis dist
+	@rm -rf .tritonrepo .model_repository.tritonrepo .pytest_cache .mypy_cache .ruff_cache .hypothesis .tritonrepo-fuzz.jsonl dist

@@ -143,6 +143,18 @@ def test_what_takes_too_long_is_ended_with_all_that_it_started(tmp_path: Path) -
         raise AssertionError("what the worker started goes on")
 
 
+def test_a_result_that_waited_is_in_time() -> None:
+    limits = Limits(seconds=5)
+    tasks = [("square", number) for number in range(4)]
+    with Pool[tuple[str, Any], Any]("test_workers:work", 2, lambda task, event: None, limits) as pool:
+        found = []
+        for _, outcome in pool.run(tasks):
+            found.append(outcome)
+            if len(found) == 1:
+                time.sleep(6)
+    assert not any(isinstance(outcome, TritonrepoError) for outcome in found)
+
+
 def test_usual_limits_leave_something_for_the_parent() -> None:
     memory = machine_memory()
     usual = usual_limits()

@@ -124,7 +124,8 @@ class Pool(Generic[Task, Result]):
         while True:
             ready = wait(list(busy), TICK if watched else None)
             if watched and time.monotonic() - self._looked > TICK:
-                self._end_what_takes_too_much(list(busy.values()))
+                # Those that have said something are heard first: it may be their result.
+                self._end_what_takes_too_much([each for channel, each in busy.items() if channel not in ready])
                 self._looked = time.monotonic()
             if ready:
                 return ready

@@ -31,6 +31,9 @@ from .steps import STEPS, Seen
 #: What a mutant may take. Honest ones take a hundredth of it.
 LIMITS = Limits(memory=4 << 30, seconds=20)
 
+#: Numbers of mutants that every test run tries.
+SEEDS = Path(__file__).with_name("seeds.txt")
+
 #: A worker that ends during these takes the product's own process with it.
 _IN_OUR_PROCESS = ("inspect", "introspect")
 
@@ -57,7 +60,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--begin", type=int, default=0)
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--log", type=Path)
+    parser.add_argument(
+        "--choose", type=int, metavar="N", help="write the numbers of N of the log's mutants to seeds.txt"
+    )
     options = parser.parse_args(arguments)
+    if options.choose:
+        SEEDS.write_text("".join(f"{number}\n" for number in choose([*_logged(options.log)], options.choose)))
+        return 0
     done = {outcome.number: outcome for outcome in _logged(options.log)}
     wanted = range(options.begin, options.begin + options.count)
     outcomes = [done[number] for number in wanted if number in done]
@@ -83,11 +92,27 @@ def run(numbers: Iterable[int], jobs: int) -> Iterator[Outcome]:
             made = {}
             for number in pending[begin : begin + 200]:
                 one = mutant(number, root / "bases")
-                made[_write(one, root / str(number))] = one
+                made[write(one, root / str(number))] = one
             with Pool[Path, Seen]("tests.fuzz.steps:look", jobs, lambda path, event: None, LIMITS) as pool:
                 for path, seen in pool.run(made):
                     yield judge(made[path], seen)
                     shutil.rmtree(path.parents[2], ignore_errors=True)
+
+
+def choose(outcomes: Sequence[Outcome], count: int) -> list[int]:
+    """Numbers of mutants that stand for all: first those that show a new pair of a mutation and an outcome. Left out is
+    what takes long.
+    """
+    shown: set[tuple[str, str]] = set()
+    first: list[int] = []
+    rest: list[int] = []
+    for outcome in outcomes:
+        pairs = {(how, outcome.reason) for how in outcome.how}
+        if outcome.seconds > 3 or "it took more" in outcome.reason:
+            continue
+        (rest if pairs <= shown else first).append(outcome.number)
+        shown |= pairs
+    return sorted((first + rest)[:count])
 
 
 def judge(one: Mutant, seen: Seen | TritonrepoError) -> Outcome:
@@ -140,7 +165,7 @@ def report(outcomes: Sequence[Outcome], out: TextIO) -> int:
     return int(bool(defects))
 
 
-def _write(one: Mutant, folder: Path) -> Path:
+def write(one: Mutant, folder: Path) -> Path:
     """The mutant in a folder of its own, with a file outside that it must not reach, and links to that."""
     inner = folder / "inside" / "model"
     inner.mkdir(parents=True)
