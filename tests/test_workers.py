@@ -129,11 +129,11 @@ def test_what_takes_too_long_is_ended_with_all_that_it_started(tmp_path: Path) -
     started = tmp_path / "pid"
     begun = time.monotonic()
     tasks: list[tuple[str, Any]] = [("start", str(started)), ("square", 3)]
-    found, _, _ = outcomes(tasks, count=1, limits=Limits(seconds=5))
-    assert "took more than 5 s, and was ended during: start" in found[tasks[0]].message
+    found, _, _ = outcomes(tasks, count=1, limits=Limits(seconds=15))
+    assert "took more than 15 s, and was ended during: start" in found[tasks[0]].message
     assert "--max-time" in str(found[tasks[0]].hint)
     assert found[tasks[1]][0] == 9
-    assert time.monotonic() - begun < 60
+    assert time.monotonic() - begun < 120
     child = int(started.read_text())
     for _ in range(100):
         if gone(child) or Path(f"/proc/{child}/stat").read_text().split()[2] == "Z":
@@ -144,14 +144,14 @@ def test_what_takes_too_long_is_ended_with_all_that_it_started(tmp_path: Path) -
 
 
 def test_a_result_that_waited_is_in_time() -> None:
-    limits = Limits(seconds=5)
+    limits = Limits(seconds=15)
     tasks = [("square", number) for number in range(4)]
     with Pool[tuple[str, Any], Any]("test_workers:work", 2, lambda task, event: None, limits) as pool:
         found = []
         for _, outcome in pool.run(tasks):
             found.append(outcome)
             if len(found) == 1:
-                time.sleep(6)
+                time.sleep(16)
     assert not any(isinstance(outcome, TritonrepoError) for outcome in found)
 
 
