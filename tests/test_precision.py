@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -51,6 +54,7 @@ def reduced(
     *,
     verification: Verification | None = None,
     calibration: Callable[[], Iterable[Arrays]] | None = None,
+    work: Path | None = None,
     **settings: Any,
 ) -> tuple[Prepared, Reached]:
     """A model brought to a precision, judged on two inputs; the new file lies beside it, in a folder of its own."""
@@ -78,6 +82,7 @@ def reduced(
         verification or Verification(),
         cases,
         calibration or (lambda: [inputs_of(path, seed=seed) for seed in range(4)]),
+        work,
     )
     prepared = Prepared(path, signature.external_data, (), signature)
     return reduce(request, prepared, keep)
@@ -257,6 +262,27 @@ def test_a_model_in_which_nothing_can_be_lowered(tmp_path: Path) -> None:
         reduced(nets.only_sizes(tmp_path), type="fp16")
 
 
+def test_weights_that_are_listed_as_inputs_are_lowered_too(tmp_path: Path) -> None:
+    path = nets.cnn(tmp_path)
+    model = onnx.load(path)
+    model.graph.input.extend(
+        onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims)
+        for tensor in model.graph.initializer
+    )
+    onnx.save(model, path)
+    prepared, _ = reduced(path, type="fp16")
+    assert [value.name for value in onnx.load(prepared.path).graph.input] == ["x"]
+
+
+def test_the_working_folder_goes_also_that_of_a_killed_build(tmp_path: Path) -> None:
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    (tmp_path / f".tritonrepo-precision-{dead.pid}-abc").mkdir()
+    (tmp_path / f".tritonrepo-precision-{os.getpid()}-abc").mkdir()
+    reduced(nets.cnn(tmp_path), type="fp16", work=tmp_path)
+    assert [left.name for left in tmp_path.glob(".tritonrepo*")] == [f".tritonrepo-precision-{os.getpid()}-abc"]
+
+
 def test_the_same_inputs_give_the_same_bytes(tmp_path: Path) -> None:
     path = nets.transformer(tmp_path)
     choices: list[dict[str, Any]] = [{"type": "fp16"}, {"type": "int8", "calibration_method": "entropy"}]
@@ -381,6 +407,27 @@ def test_int8_keeps_what_the_spec_names_and_what_the_gate_finds(tmp_path: Path) 
     assert 0 < len(found.kept) < 3
     assert found.share is not None
     assert found.share <= 1
+
+
+def test_int8_with_the_rest_in_fp16(tmp_path: Path) -> None:
+    """Pairs are of the type of the operator that reads them: no Cast comes between."""
+    path = nets.cnn(tmp_path, opset=19)
+    prepared, reached = reduced(path, type="int8", rest="fp16", io="convert")
+    onnx.checker.check_model(str(prepared.path), full_check=True)
+    assert reached.operators == {"INT8": 3, "FP16": 6}
+    assert set(reached.weights) == {"INT8", "FP16"}
+    assert node_types(prepared.path, "DequantizeLinear") == {TensorProto.FLOAT16}
+    assert not [node for node in onnx.load(prepared.path).graph.node if node.op_type == "Cast"]
+    assert reached.summary().startswith("INT8: 3 of 9 operators, ")
+    assert ", 6 in FP16" in reached.summary()
+    got = run(prepared.path, {"x": inputs_of(path)["x"].astype(np.float16)})["y"]
+    want = run(path, inputs_of(path))["y"]
+    np.testing.assert_allclose(got.astype(np.float32), want, atol=0.1 * np.abs(want).max())
+
+
+def test_scales_in_fp16_need_opset_19(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="int8 needs opset 19, for scales in FP16; the model has 18"):
+        reduced(nets.cnn(tmp_path), type="int8", rest="fp16")
 
 
 def test_samples_that_give_nan_are_named(tmp_path: Path) -> None:

@@ -88,7 +88,7 @@ def test_the_verdict_says_what_was_reached_and_a_second_build_does_nothing(tmp_p
     assert verdict["verdict"]["ok"]
     assert verdict["settings"]["precision"] == {
         "type": "fp16", "io": "keep", "keep_fp32": [], "search": True, "max_runs": 20, "calibration": [],
-        "calibration_method": "minmax", "percentile": 99.99,
+        "calibration_method": "minmax", "rest": "fp32", "percentile": 99.99,
     }  # fmt: skip
     again = tritonrepo("build", cwd=tmp_path)
     assert "Everything is up to date" in again.stdout

@@ -282,11 +282,11 @@ def test_faults_of_the_file(folder: Path, text: str, fault: str) -> None:
         ("engine: pyton", 'engine: must be auto, tensorrt, onnxruntime or python, not "pyton" | did you mean python?'),
         ("engine:", None),
         ("precision: [fp16]", "precision: must be fp32, fp16, mixed, bf16, int8 or a mapping (type, io, keep_fp32, "
-         "search, max_runs, calibration, calibration_method, percentile), not a list"),
+         "search, max_runs, calibration, calibration_method, rest, percentile), not a list"),
         ("precision: mixed", None),
         ("precision: {type: fp16, io: convert, keep_fp32: [Softmax], max_runs: 9}", None),
         ("precision: {kind: fp16}", "precision.kind: is not a setting here | known here: type, io, keep_fp32, search, "
-         "max_runs, calibration, calibration_method, percentile"),
+         "max_runs, calibration, calibration_method, rest, percentile"),
         ("precision: {type: fp61}", 'precision.type: must be fp32, fp16, mixed, bf16 or int8, not "fp61" | did '
          "you mean fp16?"),
         ("precision: int8", "precision: int8 needs samples to take its ranges from | give precision.calibration or "
@@ -491,7 +491,7 @@ models:
         "profiles, cuda_graphs, tensorrt, accelerator, accelerator_parameters, accelerator_cache, fallback, configs, "
         "verification, versions, warmup, response_cache, config; Triton's own fields go under config",
         "9:29 models[1].precision: must be fp32, fp16, mixed, bf16, int8 or a mapping (type, io, "
-        'keep_fp32, search, max_runs, calibration, calibration_method, percentile), not "fp4"',
+        'keep_fp32, search, max_runs, calibration, calibration_method, rest, percentile), not "fp4"',
     ]
 
 

@@ -215,7 +215,8 @@ def _verification(model: ModelDefaults) -> Iterator[Problem]:
 
 def _precision(model: ModelDefaults) -> Iterator[Problem]:
     precision = precision_of(model)
-    if precision.io == "convert" and precision.type not in ("fp16", "mixed"):
+    half = precision.type in ("fp16", "mixed") or (precision.type == "int8" and precision.rest == "fp16")
+    if precision.io == "convert" and not half:
         message = f"convert makes FP16 of inputs and outputs, which type {precision.type} does not"
         yield Problem(("precision", "io"), message, "leave it out, or set type: fp16 or mixed")
 
@@ -234,7 +235,9 @@ def _precision_without_effect(model: ModelDefaults) -> Iterator[Problem]:
         return
     reasons = {}
     if precision.type != "int8":
-        reasons = dict.fromkeys(("calibration", "calibration_method", "percentile"), f"type is {precision.type}")
+        reasons = dict.fromkeys(
+            ("calibration", "calibration_method", "percentile", "rest"), f"type is {precision.type}"
+        )
     elif precision.calibration_method != "percentile":
         reasons["percentile"] = f"calibration_method is {precision.calibration_method}"
     if precision.type == "fp32":

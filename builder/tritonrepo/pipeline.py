@@ -232,6 +232,7 @@ def _reduce_precision(
             rows,
             lambda fill: steps.cache.folder("precision", key, fill),
             lambda text: steps.emit(Event("precision", "start", detail=text)),
+            steps.cache.root / "precision",
         ),
         late=lambda found: _digests(steps.cache, (found.prepared.path, *found.prepared.external_data)),
     )

@@ -342,6 +342,8 @@ class Precision(Block):
     """Files .npz, one array for each input, from which INT8 ranges are taken; by default verification.samples."""
     calibration_method: Literal["minmax", "entropy", "percentile"] = "minmax"
     """How INT8 ranges are taken: the largest magnitude, the least loss of information, or a share of all values."""
+    rest: Literal["fp32", "fp16"] = "fp32"
+    """``int8``: the precision of what is not quantized, and of the scales."""
     percentile: Annotated[float, Field(gt=0, le=100, strict=True, allow_inf_nan=False)] = 99.99
     """The share of all values that lies within the range, in percent, for calibration_method ``percentile``."""
 

@@ -15,13 +15,16 @@ if TYPE_CHECKING:
     import onnx
 
 #: Operators that stay as they are although ONNX would allow other types: sums along whole axes, random numbers,
-#: losses, spectra, and what already changes precision by itself.
+#: losses, spectra, what already changes precision by itself, and EyeLike, for which ONNX Runtime has no FP16.
 LEFT_ALONE = frozenset({
     "CumSum", "CumProd", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli",
     "Multinomial", "NegativeLogLikelihoodLoss", "SoftmaxCrossEntropyLoss", "STFT", "DFT", "MelWeightMatrix",
     "HannWindow", "HammingWindow", "BlackmanWindow", "Range", "QuantizeLinear", "DequantizeLinear",
-    "DynamicQuantizeLinear",
+    "DynamicQuantizeLinear", "BitCast", "EyeLike",
 })  # fmt: skip
+
+#: Operators that quantize: they are lowered only with the operator that they belong to.
+QUANTIZERS = frozenset({"QuantizeLinear", "DequantizeLinear"})
 
 #: Operators that do the work: a lower precision pays here.
 COMPUTE = frozenset({
@@ -58,19 +61,29 @@ class Node:
     """Why it cannot run in the lower precision; None where it can."""
 
 
-def survey(model: onnx.ModelProto, dtype: int) -> tuple[Node, ...]:
+def survey(model: onnx.ModelProto, dtype: int, *, quantized: bool = False) -> tuple[Node, ...]:
     """Every node with an FP32 input or output, in topological order, subgraphs included, and whether it can be lowered.
 
     Args:
         model: with named nodes in topological order and inferred types.
         dtype: FLOAT16 or BFLOAT16.
+        quantized: whether Q/DQ pairs can be lowered too.
     """
-    return tuple(_survey(model.graph, opsets(model), dtype, {}, set()))
+    alone = LEFT_ALONE - QUANTIZERS if quantized else LEFT_ALONE
+    return tuple(_survey(model.graph, _Asked(opsets(model), dtype, alone), {}, set()))
 
 
-def _survey(
-    graph: onnx.GraphProto, opset: Mapping[str, int], dtype: int, outer: Mapping[str, int], sizes: set[str]
-) -> Iterator[Node]:
+@dataclass(frozen=True)
+class _Asked:
+    """What a survey is for."""
+
+    opset: Mapping[str, int]
+    dtype: int
+    alone: frozenset[str]
+    """Operators that stay as they are."""
+
+
+def _survey(graph: onnx.GraphProto, asked: _Asked, outer: Mapping[str, int], sizes: set[str]) -> Iterator[Node]:
     types = {**outer, **element_types(graph)}
     constant = {init.name for init in graph.initializer}
     for node in graph.node:
@@ -82,37 +95,43 @@ def _survey(
         elif not data and not inner and node.op_type != "ConstantOfShape":
             constant.update(node.output)
         for each in inner:
-            yield from _survey(each, opset, dtype, types, sizes)
+            yield from _survey(each, asked, types, sizes)
         touched = [name for name in (*read, *node.output) if name]
         if any(types.get(name) == FLOAT for name in touched):
-            yield Node(node.name, node.op_type, _reason(node, opset, dtype, types, sizes, bool(inner)))
+            yield Node(node.name, node.op_type, _reason(node, asked, types, sizes, bool(inner)))
 
 
 def _reason(
     node: onnx.NodeProto,
-    opset: Mapping[str, int],
-    dtype: int,
+    asked: _Asked,
     types: Mapping[str, int],
     sizes: set[str],
     control: bool,
 ) -> str | None:
     """Why a node cannot be lowered."""
     unknown = [name for name in (*node.input, *node.output) if name and not types.get(name)]
-    schema = operator(node, opset)
+    schema = operator(node, asked.opset)
     reason = None
     if control:
         reason = "it holds graphs; the nodes within are looked at by themselves"
     elif schema is None:
         reason = f"operator {node.domain or 'ai.onnx'}::{node.op_type} is not of ONNX at this opset"
-    elif node.op_type in LEFT_ALONE:
+    elif node.op_type in asked.alone or _scatters_with_reduction(node):
         reason = f"{node.op_type} stays as it is"
     elif unknown:
         reason = f"the type of {unknown[0]} is not known"
     elif node.op_type != "ConstantOfShape" and any(output in sizes for output in node.output):
         reason = "it computes sizes, not data"
-    elif not any((*low_inputs(node, schema, types, dtype), *low_outputs(node, schema, types, dtype))):
-        reason = f"ONNX allows no {SHORT[dtype]} for {node.op_type} at opset {opset['']}"
+    elif not any((*low_inputs(node, schema, types, asked.dtype), *low_outputs(node, schema, types, asked.dtype))):
+        reason = f"ONNX allows no {SHORT[asked.dtype]} for {node.op_type} at opset {asked.opset['']}"
     return reason
+
+
+def _scatters_with_reduction(node: onnx.NodeProto) -> bool:
+    """Whether a node adds or compares where it scatters: ONNX Runtime does not do that in FP16 on a CPU."""
+    if node.op_type not in ("ScatterElements", "ScatterND"):
+        return False
+    return any(attribute.name == "reduction" and attribute.s != b"none" for attribute in node.attribute)
 
 
 def matching(patterns: Iterable[str], nodes: Iterable[Node]) -> dict[str, str]:

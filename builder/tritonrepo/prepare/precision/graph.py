@@ -76,6 +76,15 @@ def name_nodes(model: onnx.ModelProto) -> None:
             seen.add(node.name)
 
 
+def drop_weight_inputs(model: onnx.ModelProto) -> None:
+    """Weights are no inputs: another type would make a second input of each."""
+    weights = {tensor.name for tensor in model.graph.initializer}
+    kept = [value for value in model.graph.input if value.name not in weights]
+    if len(kept) < len(model.graph.input):
+        del model.graph.input[:]
+        model.graph.input.extend(kept)
+
+
 def lift_constants(model: onnx.ModelProto) -> None:
     """Make weights of Constant nodes that hold FP32 tensors, so that one rule holds for all weights."""
     from onnx import numpy_helper

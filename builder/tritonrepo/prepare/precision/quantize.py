@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tritonrepo.prepare.precision.graph import FLOAT, INT8, Names, opsets
+from tritonrepo.prepare.precision.graph import FLOAT, INT8, Names
 from tritonrepo.prepare.precision.weights import SMALL, append, values
 
 if TYPE_CHECKING:
@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
 #: Since this opset a scale may be given for each channel.
 PER_CHANNEL_OPSET = 13
+
+#: Since this opset a scale may be FP16.
+FP16_SCALE_OPSET = 19
 
 #: Bytes of weights that are quantized at a time.
 _PIECE = 1 << 24
@@ -181,9 +184,8 @@ def quantize(
                 keep(zeros, f"{site.weight}_zero_point"),
             )
         output = names.fresh(f"{site.node}_weight_dequantized")
-        nodes.append(
-            helper.make_node("DequantizeLinear", stored[key], [output], f"{site.node}_weight_DQ", axis=site.axis)
-        )
+        dq = names.fresh(f"{site.node}_weight_DQ")
+        nodes.append(helper.make_node("DequantizeLinear", stored[key], [output], dq, axis=site.axis))
         return output
 
     for node in graph.node:
@@ -215,8 +217,3 @@ def _refill(field_: Any, messages: Collection[Any]) -> None:
 def is_quantized(model: onnx.ModelProto) -> bool:
     """Whether a model has Q/DQ nodes already."""
     return any(node.op_type in ("QuantizeLinear", "DequantizeLinear") for node in model.graph.node)
-
-
-def can_be_quantized(model: onnx.ModelProto) -> bool:
-    """Whether the model's opset knows scales by channel."""
-    return opsets(model).get("", 0) >= PER_CHANNEL_OPSET

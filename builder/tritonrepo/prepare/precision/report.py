@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from tritonrepo.compare import OutputError
 from tritonrepo.prepare.precision.graph import BFLOAT16, FLOAT, FLOAT16, SHORT, element_types, subgraphs
 from tritonrepo.prepare.precision.weights import bytes_by_type
 
@@ -45,6 +46,8 @@ class Reached:
     """Largest error of the gate as a share of what is allowed; None where it was not judged."""
     first_share: float | None = None
     """The same with every operator lowered; None for NaN, infinity or another shape."""
+    worst: OutputError | None = None
+    """Output with the largest error in the gate."""
     tried: tuple[str, ...] = ()
     """What the search did."""
     notes: tuple[str, ...] = ()
@@ -67,8 +70,11 @@ class Reached:
         total, size = sum(self.operators.values()), sum(self.weights.values())
         part = _percent(self.weights.get(kind, 0), size)
         text = f"{kind}: {self.low} of {total} operators, {part} of the weights' bytes"
+        rest = {name: count for name, count in self.operators.items() if name not in (kind, "FP32")}
+        text += "".join(f", {count} in {name}" for name, count in rest.items())
         if self.kept:
-            text += f"; {len(self.kept)} kept in FP32: " + "; ".join(self._kept_words())
+            what = "kept in FP32" if kind != "INT8" else "kept out of it"
+            text += f"; {len(self.kept)} {what}: " + "; ".join(self._kept_words())
         return text
 
     def _kept_words(self) -> Iterator[str]:

@@ -41,6 +41,7 @@ def reduce_precision(
     rows: int | None,
     keep: Callable[[Callable[[Path], None]], Path],
     say: Callable[[str], None],
+    work: Path | None = None,
 ) -> Reduced:
     """Bring a model to the precision that its spec asks for.
 
@@ -52,6 +53,7 @@ def reduce_precision(
         rows: the largest batch that the gate judges on; None: as large as verification's.
         keep: gives a folder for the changed model.
         say: told what is going on.
+        work: where the working folder is made; it holds the model twice for a while.
 
     Raises:
         ModelError: see ``reduce``.
@@ -77,7 +79,7 @@ def reduce_precision(
             found.append(Case(at, inputs, {name: (tensor, want[name]) for name, tensor in outputs.items()}))
         return found
 
-    request = Request(model.name, settings, model.verification, cases, calibration, say)
+    request = Request(model.name, settings, model.verification, cases, calibration, work, say)
     return Reduced(*reduce(request, prepared, keep))
 
 
