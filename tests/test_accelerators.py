@@ -95,6 +95,16 @@ def test_settings_become_parameters_and_given_ones_win(tmp_path: Path) -> None:
     assert chosen.notes == ("TensorRT in ONNX Runtime has no setting for tf32",)
 
 
+def test_a_further_config_has_its_own_shapes(tmp_path: Path) -> None:
+    configs = {"large": {"batching": {"max_batch_size": 64}}}
+    chosen, config, _ = made(
+        graphs.mlp(tmp_path), accelerator="tensorrt", batching={"max_batch_size": 8}, configs=configs
+    )
+    assert parameters(config)["trt_profile_max_shapes"] == "x:8x4"
+    own: Any = chosen.configs["large"].accelerator
+    assert own["parameters"]["trt_profile_max_shapes"] == "x:64x4"
+
+
 def test_the_accelerator_cuda(tmp_path: Path) -> None:
     given = {"cudnn_conv_use_max_workspace": "0"}
     _, config, _ = made(graphs.mlp(tmp_path), accelerator="cuda", accelerator_parameters=given)

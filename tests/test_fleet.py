@@ -205,6 +205,21 @@ def test_what_a_build_for_a_fleet_has_made_is_a_share(repository: Path, tmp_path
     assert {path.name for path in (repository / "m" / "1").iterdir()} == plans(*FLEET[:2])
 
 
+def test_a_host_without_tensorrt_does_not_replace_the_plans(repository: Path, tmp_path: Path) -> None:
+    from tritonrepo.build import BuildOptions, build
+
+    put(repository, staged("8.0"))
+    (tmp_path / "m.onnx").write_bytes(graphs.mlp(tmp_path).read_bytes())
+    spec = spec_for([tmp_path / "m.onnx"], repository=repository)
+    result = build(spec, BuildOptions(jobs=1), lambda *_: None)
+    assert "model m: version 1 has TensorRT plans for 8.0, and no plan can be built here" in str(result.failures["m"])
+    assert "`engine: python` replaces the plans" in str(result.failures["m"])
+    assert files(repository, 1) == plans("8.0") and _record.versions(repository / "m") == (1,)
+    asked = spec_for([tmp_path / "m.onnx"], repository=repository, settings={"engine": "python"})
+    result = build(asked, BuildOptions(jobs=1), lambda *_: None)
+    assert [each.action for each in result.models] == ["new version"]
+
+
 def test_what_is_no_share_is_published_as_ever(repository: Path) -> None:
     put(repository, staged("8.0"))
     plain = replace(staged("9.0"), share=None)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import TypeAdapter
 
 from agreement import judge
 from agreement.judge import Judge
@@ -235,6 +236,14 @@ def test_no_rule_is_broken(variant: str, tmp_path: Path) -> None:
             loaded = {name: each for name, each in files.items() if not any(other in name for other in others)}
             found = check_staged(tmp_path, {"m": loaded}, target)
             assert [f"{each.rule}: {each.message}" for each in found] == []
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_plan_comes_back_from_the_cache_as_it_was(variant: str) -> None:
+    chosen, _, _ = made(*VARIANTS[variant])
+    adapter = TypeAdapter(Plan)
+    stored = json.loads(json.dumps(adapter.dump_python(chosen, mode="json")))
+    assert adapter.validate_python(stored) == chosen
 
 
 def test_the_rules_would_speak(tmp_path: Path) -> None:

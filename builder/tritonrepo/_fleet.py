@@ -20,11 +20,13 @@ from typing import TYPE_CHECKING, Any
 
 from tritonrepo import _record
 from tritonrepo._record import Record
+from tritonrepo.errors import EngineError
 from tritonrepo.fingerprint import digest
 
 if TYPE_CHECKING:
     from tritonrepo.plan import Plan
     from tritonrepo.publish import Staged
+    from tritonrepo.spec import ModelSpec
 
 _PLAN = ".plan"
 
@@ -128,6 +130,27 @@ def find_plan(repository: Path, name: str, share: Share) -> Path | None:
     if share.file not in contents or not _record.intact(model / str(found[-1]), contents, record.mtime_ns):
         return None
     return model / str(found[-1]) / share.file
+
+
+def keep(repository: Path, model: ModelSpec, chosen: Plan) -> None:
+    """Do not let a host without TensorRT replace the plans of a fleet, unless the spec says so.
+
+    Raises:
+        EngineError: the newest version has plans, and ``engine: auto`` has chosen another engine here.
+    """
+    if chosen.engine == "tensorrt" or model.engine != "auto":
+        return
+    folder = repository / model.name
+    found = _record.versions(folder)
+    record = _record.read_record(folder, found[-1]) if found else None
+    plans = _plans_of(record) if record is not None else {}
+    if plans:
+        raise EngineError(
+            f"model {model.name}: version {found[-1]} has TensorRT plans for {', '.join(sorted(plans))}, and no plan "
+            f"can be built here: {chosen.engine_reason.removeprefix('auto: ')}",
+            where=folder,
+            hint=f"Build on a GPU host, or into another repository. `engine: {chosen.engine}` replaces the plans.",
+        )
 
 
 def _identity_of(record: Record) -> object:

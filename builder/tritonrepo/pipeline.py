@@ -25,7 +25,7 @@ from tritonrepo import _tensorrt
 from tritonrepo import plan as planning
 from tritonrepo import prepare as preparation
 from tritonrepo import verify as verification
-from tritonrepo._fleet import in_fleet
+from tritonrepo._fleet import in_fleet, keep
 from tritonrepo.check import BLOCKING, Target, check_staged
 from tritonrepo.compare import OutputError
 from tritonrepo.errors import CheckError, ModelError
@@ -118,6 +118,7 @@ def build_model(task: Task, emit: Callable[[Event], None]) -> Built:
     )
     source = {"path": model.onnx, "onnx": onnx_digest, "external": _digests(cache, signature.external_data)}
     prepared, chosen, verdict, reached = _prepare_plan_and_verify(task, steps, signature, source)
+    keep(task.repository, model, chosen)
     served = prepared.signature
     rendered = steps.run(
         "render",

@@ -105,6 +105,8 @@ class ConfigPlan:
     serving: Serving
     gpus: tuple[str, ...] = ()
     """Compute capabilities of the GPUs that it is for; all where there are none."""
+    accelerator: Mapping[str, object] | None = None
+    """As ``Plan.accelerator``, for its own shapes."""
 
 
 @dataclass(frozen=True)
@@ -205,7 +207,8 @@ def plan(
         rows, why = _batch(seen, signature, refused)
         found = design(seen, signature, rows, _guesses(seen, signature, rows, ranged, guess), tensorrt=made)
         serving = replace(found.serving, selected=tuple(_place(profiles, each) for each in found.profiles))
-        configs[name] = ConfigPlan(rows, why, serving, spec.configs[name].gpus or ())
+        entry, _ = accelerator(seen, signature, found.profiles[0], release)
+        configs[name] = ConfigPlan(rows, why, serving, spec.configs[name].gpus or (), entry)
     return Plan(
         name=spec.name,
         engine=engine,

@@ -256,7 +256,14 @@ def _cuda_graphs(graphs: tuple[Graph, ...]) -> dict[str, object]:
 def _as_config(plan: Plan, name: str) -> Plan:
     """The plan as a further config sees it."""
     of = plan.configs[name]
-    return replace(plan, max_batch_size=of.max_batch_size, batch_reason=of.batch_reason, serving=of.serving, configs={})
+    return replace(
+        plan,
+        max_batch_size=of.max_batch_size,
+        batch_reason=of.batch_reason,
+        serving=of.serving,
+        accelerator=of.accelerator,
+        configs={},
+    )
 
 
 def _queue_policy(policy: QueuePolicy) -> dict[str, object]:
