@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -58,8 +59,9 @@ def mutant(number: int, folder: Path) -> Mutant:
     how: list[str] = []
     for _ in range(rng.choice((1, 1, 1, 2, 2, 3))):
         change = rng.choice(_MESSAGE)
-        if change(rng, model):
-            how.append(change.__name__)
+        with suppress(IndexError):  # what it would change is gone already
+            if change(rng, model):
+                how.append(change.__name__)
     content = model.SerializeToString(deterministic=True)
     for _ in range(0 if how and rng.random() < 0.6 else rng.choice((1, 1, 2))):
         alter = rng.choice(_BYTES)

@@ -1,4 +1,4 @@
-"""What the preparation would change, asked in a process of its own that loads onnx and no weights."""
+"""What the preparation would change. A process of its own (`ask`) is asked, which loads onnx and no weights."""
 
 from __future__ import annotations
 
@@ -6,13 +6,11 @@ import json
 import subprocess
 import sys
 import tempfile
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
-from tritonrepo.errors import TritonrepoError
-
-_SECONDS = 120
-_MEMORY = 8 << 30
+#: Seconds that the asking may take.
+SECONDS = 120
 
 
 @dataclass(frozen=True)
@@ -40,7 +38,7 @@ class Foreseeing:
     def __enter__(self) -> Foreseeing:
         if self._path is not None:
             self._out = tempfile.TemporaryFile()
-            command = [sys.executable, "-m", "tritonrepo.inspection.foresee", str(self._path.absolute())]
+            command = [sys.executable, "-m", "tritonrepo.inspection.ask", str(self._path.absolute())]
             self._process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=self._out, stderr=subprocess.DEVNULL
             )
@@ -58,9 +56,9 @@ class Foreseeing:
         if self._process is None:
             return Foreseen(unknown="not asked")
         try:
-            status = self._process.wait(_SECONDS)
+            status = self._process.wait(SECONDS)
         except subprocess.TimeoutExpired:
-            return Foreseen(unknown=f"it took more than {_SECONDS} s")
+            return Foreseen(unknown=f"it took more than {SECONDS} s")
         self._out.seek(0)
         try:
             found = json.loads(self._out.read())
@@ -68,34 +66,3 @@ class Foreseeing:
             return Foreseen(unknown=f"the process that asks ended with status {status}")
         changes, refused = (tuple((by, text) for by, text in found[key]) for key in ("changes", "refused"))
         return Foreseen(changes, refused, found["unknown"])
-
-
-def _foresee(path: Path) -> Foreseen:
-    """Run the passes as a build without a spec would, on the graph without its weights, and forget what they give."""
-    from tritonrepo.introspect import introspect
-    from tritonrepo.prepare import Context, foresee
-    from tritonrepo.spec import spec_for
-
-    signature = introspect(path)
-    [model] = spec_for([path], repository=path.parent, templates=None).models
-    changes, refused = foresee(Context(model, signature, "python"))
-    return Foreseen(tuple((change.by, f"{change.what}: {change.why}") for change in changes), tuple(refused.items()))
-
-
-def _main() -> None:
-    import resource
-
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    resource.setrlimit(resource.RLIMIT_CPU, (_SECONDS, _SECONDS))
-    resource.setrlimit(resource.RLIMIT_AS, (_MEMORY, _MEMORY))
-    try:
-        found = _foresee(Path(sys.argv[1]))
-    except TritonrepoError as error:
-        found = Foreseen(unknown=f"a build refuses the model: {error}")
-    except Exception as error:
-        found = Foreseen(unknown=f"it fails: {type(error).__name__}: {str(error)[:200]}")
-    json.dump(asdict(found), sys.stdout)
-
-
-if __name__ == "__main__":
-    _main()
