@@ -16,9 +16,12 @@ from onnx import helper
 import graphs
 from fuzz import mutate, run
 from fuzz.steps import STEPS, Seen
+from tritonrepo.build import BuildOptions, build
 from tritonrepo.errors import ModelError, TritonrepoError
 from tritonrepo.inspection import inspect
 from tritonrepo.introspect import introspect
+from tritonrepo.prepare import FAILED, Context, foresee
+from tritonrepo.spec import spec_for
 
 SEEDS = [int(line) for line in run.SEEDS.read_text().split()]
 
@@ -164,6 +167,30 @@ def test_functions_without_end(calls: Mapping[str, Sequence[str]], fault: str, t
     model = helper.make_model(graph, functions=functions, opset_imports=opsets, ir_version=8)
     (tmp_path / "m.onnx").write_bytes(model.SerializeToString())
     assert fault in inspect(tmp_path / "m.onnx", prepare=False).compute.fault
+
+
+def test_passes_that_fail_on_an_invalid_model_leave_it_to_the_runtime(tmp_path: Path) -> None:
+    """A static batch, so that the preparation looks at every node; one of them has an input too many."""
+    path = altered(graphs.static_batch, tmp_path, lambda model: model.graph.node[1].input.append("x"))
+    spec = spec_for([path], repository=tmp_path / "repository")
+    _, refused = foresee(Context(spec.models[0], introspect(path), "python"))
+    assert not any(why.startswith(FAILED) for why in refused.values())
+    done = build(spec, BuildOptions(jobs=1), lambda *_: None)
+    assert "Relu" in done.failures["static_batch"].message
+    assert "ONNX Runtime cannot load the model" in done.failures["static_batch"].message
+
+
+def test_a_pass_that_fails_is_told_and_leaves_the_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(model: onnx.ModelProto, context: Context) -> tuple[onnx.ModelProto, tuple[()]]:
+        del model.graph.node[:]
+        raise KeyError("nowhere")
+
+    monkeypatch.setattr("tritonrepo.prepare.PASSES", {"weight_inputs": fails})
+    path = graphs.mlp(tmp_path)
+    spec = spec_for([path], repository=tmp_path / "repository")
+    changes, refused = foresee(Context(spec.models[0], introspect(path), "python"))
+    assert changes == ()
+    assert refused == {"weight_inputs": f"{FAILED}: KeyError: 'nowhere'"}
 
 
 @pytest.fixture

@@ -165,8 +165,15 @@ def tensors(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
             if attribute.HasField("t"):
                 yield attribute.t
             yield from attribute.tensors
+            for sparse in (
+                *([attribute.sparse_tensor] if attribute.HasField("sparse_tensor") else []),
+                *attribute.sparse_tensors,
+            ):
+                yield from (sparse.values, sparse.indices)
             for graph in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
                 yield from graph.initializer
+                for sparse in graph.sparse_initializer:
+                    yield from (sparse.values, sparse.indices)
 
 
 def external_files(model: onnx.ModelProto, path: Path) -> tuple[Path, ...]:

@@ -51,6 +51,7 @@ class Outcome:
     steps: dict[str, str] = field(default_factory=dict)
     seconds: float = 0
     memory: int = 0
+    passes: tuple[str, ...] = ()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -126,7 +127,7 @@ def judge(one: Mutant, seen: Seen | TritonrepoError) -> Outcome:
     fault = _fault(seen)
     verdict = "defect" if fault else "refused" if seen.steps["build"] else "accepted"
     reason = fault or kind(refusal if seen.steps["build"] else "")
-    return Outcome(one.number, one.base, one.how, verdict, reason, seen.steps, seen.seconds, seen.memory)
+    return Outcome(one.number, one.base, one.how, verdict, reason, seen.steps, seen.seconds, seen.memory, seen.passes)
 
 
 def _fault(seen: Seen) -> str:
@@ -159,6 +160,10 @@ def report(outcomes: Sequence[Outcome], out: TextIO) -> int:
     out.write(f"most memory {max((each.memory for each in outcomes), default=0)} MiB\n\nrefused:\n")
     reasons = Counter(outcome.reason for outcome in outcomes if outcome.verdict == "refused")
     out.writelines(f"{count:6} {reason}\n" for reason, count in reasons.most_common(40))
+    passes = Counter(kind(text) for outcome in outcomes for text in outcome.passes)
+    if passes:
+        out.write("\nfailed passes (the model stays as it was):\n")
+        out.writelines(f"{count:6} {text}\n" for text, count in passes.most_common(40))
     defects = [outcome for outcome in outcomes if outcome.verdict == "defect"]
     for outcome in defects:
         out.write(f"\nDEFECT {outcome.number} ({outcome.base}: {', '.join(outcome.how)})\n{outcome.reason}\n")
@@ -184,7 +189,8 @@ def write(one: Mutant, folder: Path) -> Path:
 def _logged(log: Path | None) -> Iterator[Outcome]:
     if log and log.is_file():
         for line in log.read_text().splitlines():
-            yield Outcome(**{**(entry := json.loads(line)), "how": tuple(entry["how"])})
+            entry = json.loads(line)
+            yield Outcome(**{**entry, "how": tuple(entry["how"]), "passes": tuple(entry["passes"])})
 
 
 if __name__ == "__main__":

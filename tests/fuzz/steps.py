@@ -23,6 +23,8 @@ class Seen:
     """MiB that the process had at the most."""
     outside: tuple[str, ...] = ()
     """Files that would be published and are neither the model's nor the cache's."""
+    passes: tuple[str, ...] = ()
+    """Passes of the preparation that failed on the model, with what they failed with."""
 
 
 def look(path: Path, emit: Callable[[object], None]) -> Seen:
@@ -30,23 +32,25 @@ def look(path: Path, emit: Callable[[object], None]) -> Seen:
     _forget_peak()
     begun = time.perf_counter()
     steps: dict[str, str] = {}
-    outside: tuple[str, ...] = ()
+    found: dict[str, tuple[str, ...]] = {}
     for step in STEPS:
         emit(step)
         try:
-            outside = _do(step, path, emit) or outside
+            found[step] = _do(step, path, emit)
             steps[step] = ""
         except TritonrepoError as error:
             steps[step] = str(error)
-    return Seen(steps, time.perf_counter() - begun, _peak(), outside)
+    seconds = time.perf_counter() - begun
+    return Seen(steps, seconds, _peak(), outside=found.get("build", ()), passes=found.get("foresee", ()))
 
 
 def _do(step: str, path: Path, emit: Callable[[object], None]) -> tuple[str, ...]:
+    """Do a step; gives what is wrong with what it gave."""
     from tritonrepo.inspection import inspect
     from tritonrepo.inspection.report import as_json, as_text
     from tritonrepo.introspect import introspect
     from tritonrepo.pipeline import Task, build_model
-    from tritonrepo.prepare import Context, foresee
+    from tritonrepo.prepare import FAILED, Context, foresee
     from tritonrepo.spec import spec_for
 
     if step == "inspect":
@@ -61,8 +65,8 @@ def _do(step: str, path: Path, emit: Callable[[object], None]) -> tuple[str, ...
     spec = spec_for([path], repository=folder / "repository", settings={"engine": "python"})
     [model] = spec.models
     if step == "foresee":
-        foresee(Context(model, introspect(path), "python"))
-        return ()
+        _, refused = foresee(Context(model, introspect(path), "python"))
+        return tuple(f"{name}: {why}" for name, why in refused.items() if why.startswith(FAILED))
     cache = folder / "cache"
     task = Task(model, folder / "repository", cache, None, spec.triton)
     built = build_model(task, lambda event: emit(f"build, {event}"))

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import sys
-from argparse import ArgumentParser, RawDescriptionHelpFormatter
-from collections.abc import Sequence
+from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
+from collections.abc import Mapping
 from pathlib import Path
 
 from tritonrepo.errors import TritonrepoError, UsageError
@@ -27,30 +27,42 @@ def add_arguments(made: ArgumentParser) -> ArgumentParser:
     return made
 
 
-def run(options: object) -> int:
+def run(options: Namespace) -> int:
     """Inspect the files. Returns the exit code."""
     from tritonrepo.inspection import Inspection, inspect
-    from tritonrepo.inspection.report import as_json, as_text
+    from tritonrepo.inspection.report import as_json
 
-    paths: Sequence[Path] = options.models  # type: ignore[attr-defined]  # argparse makes them
-    sizes = dict(map(_size, options.size))  # type: ignore[attr-defined]
+    sizes = dict(map(_size, options.size))
     found: list[Inspection] = []
     failed: dict[str, TritonrepoError] = {}
-    for number, path in enumerate(paths):
+    for number, path in enumerate(options.models):
         try:
-            found.append(inspect(path, sizes, prepare=options.prepare))  # type: ignore[attr-defined]
+            if options.as_json:
+                found.append(inspect(path, sizes, prepare=options.prepare))
+            else:
+                sys.stdout.write("\n" * bool(number))
+                _show(path, sizes, options.prepare)
         except UsageError:
             raise
         except TritonrepoError as error:
             failed[str(path)] = error
             sys.stderr.write(f"error: {error}\n")
-            continue
-        if not options.as_json:  # type: ignore[attr-defined]
-            sys.stdout.write(("\n" if number else "") + as_text(found[-1]))
-            sys.stdout.flush()
-    if options.as_json:  # type: ignore[attr-defined]
+    if options.as_json:
         sys.stdout.write(as_json(found, failed))
     return int(bool(failed))
+
+
+def _show(path: Path, sizes: Mapping[str, int], prepare: bool) -> None:
+    """Show what is known at once, and then what takes longer."""
+    from tritonrepo.inspection import inspect
+    from tritonrepo.inspection.foresee import Foreseeing
+    from tritonrepo.inspection.report import as_text, preparation_as_text
+
+    with Foreseeing(path if prepare else None) as asked:
+        sys.stdout.write(as_text(inspect(path, sizes, prepare=False)))
+        sys.stdout.flush()
+        if prepare:
+            sys.stdout.write(preparation_as_text(asked.result()))
 
 
 def _size(text: str) -> tuple[str, int]:

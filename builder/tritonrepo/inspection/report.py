@@ -9,6 +9,7 @@ from typing import Any
 
 from tritonrepo.errors import TritonrepoError
 from tritonrepo.inspection import Axis, Compute, Inspection, Port
+from tritonrepo.inspection.foresee import Foreseen
 from tritonrepo.inspection.trt import Outlook
 
 #: Version of the JSON document: raised when a field changes its meaning or goes; new fields may come.
@@ -36,8 +37,13 @@ def as_json(found: Sequence[Inspection], failed: Mapping[str, TritonrepoError]) 
 
 
 def as_text(found: Inspection) -> str:
-    """One inspection, in lines."""
+    """One inspection, in lines; without the preparation, which takes longer to know."""
     return "\n".join(_lines(found)) + "\n"
+
+
+def preparation_as_text(found: Foreseen) -> str:
+    """What the preparation would change: lines to follow those of `as_text`."""
+    return "\n".join(_section("prepare", _preparation(found))) + "\n"
 
 
 def _lines(found: Inspection) -> Iterator[str]:
@@ -67,7 +73,6 @@ def _lines(found: Inspection) -> Iterator[str]:
     ])  # fmt: skip
     yield from _section("compute", _compute(found.compute))
     yield from _section("TensorRT", _tensorrt(found.tensorrt))
-    yield from _section("prepare", _preparation(found))
     yield from _section("problems", list(found.problems))
 
 
@@ -128,11 +133,11 @@ def _tensorrt(outlook: Outlook) -> list[str]:
     return lines
 
 
-def _preparation(found: Inspection) -> list[str]:
-    if found.preparation.unknown:
-        return [f"not known: {found.preparation.unknown}"]
-    lines = [f"{by}: {what}" for by, what in found.preparation.changes] or ["would change nothing"]
-    return lines + [f"{by} cannot: {why}" for by, why in found.preparation.refused]
+def _preparation(found: Foreseen) -> list[str]:
+    if found.unknown:
+        return [f"not known: {found.unknown}"]
+    lines = [f"{by}: {what}" for by, what in found.changes] or ["would change nothing"]
+    return lines + [f"{by} cannot: {why}" for by, why in found.refused]
 
 
 def _model(found: Inspection) -> Json:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tritonrepo.errors import TritonrepoError
 from tritonrepo.introspect import Signature, introspect
 from tritonrepo.prepare.base import CannotChange, Change, Context, Pass
 from tritonrepo.prepare.dynamic_batch import make_batch_dynamic
@@ -32,6 +33,9 @@ PASSES: Mapping[str, Pass] = {
     "dynamic_batch": make_batch_dynamic,
     # Precision comes last, here: it sees the graph as it will be served.
 }
+
+#: How the reason begins where a pass failed on a model, instead of saying why it cannot do what it is for.
+FAILED = "it fails on this model"
 
 #: Passes whose work is undone when the batch that they make turns out not to be one.
 FOR_THE_BATCH = frozenset({"dynamic_batch"})
@@ -93,6 +97,13 @@ def _run(context: Context) -> tuple[onnx.ModelProto, list[Change], dict[str, str
             attempt, changed = PASSES[name](attempt, context)
         except CannotChange as why:
             refused[name] = str(why)
+            continue
+        except TritonrepoError:
+            raise
+        except Exception as error:
+            # A model may be invalid in any way; what is wrong with it, the runtime says when it is verified. A pass
+            # that fails on it leaves it as it was, and the report says so.
+            refused[name] = f"{FAILED}: {type(error).__name__}: {' '.join(str(error).split())[:200]}"
             continue
         if changed:
             model = attempt

@@ -113,7 +113,7 @@ class World:
             )
         except onnx.shape_inference.InferenceError as error:
             raise InferenceError(" ".join(str(error).split())) from None
-        except (KeyError, ValueError, RuntimeError):
+        except (KeyError, ValueError, RuntimeError, onnx.checker.ValidationError):
             return
         for name, kind in found.items():
             if name and kind.WhichOneof("value"):
