@@ -10,7 +10,7 @@ PYTEST := $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
 .PHONY: help install install-dev models runtime repo repo-check serve serve-ngc test test-long lint type format bench \
-	agreement trt-api fuzz schema constraints clean
+	bench-perf agreement trt-api fuzz schema constraints clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## (.*)/  \1\t\2/' | expand -t 16
@@ -72,6 +72,9 @@ type: install-dev  ## check types
 
 bench: install-dev models runtime  ## measure what docs/benchmarks.md states
 	@$(BIN)/python benchmarks/run.py
+
+bench-perf: install-dev runtime  ## measure tritonrepo perf beside perf_analyzer, wrk and h2load
+	@$(BIN)/python benchmarks/perf.py
 
 agreement: install-dev runtime  ## compare `tritonrepo check` with the real server: every case and 20,000 mutants
 	$(BIN)/python -m tests.agreement.run --count 20000
