@@ -12,14 +12,16 @@
     inflight  10,000 requests in flight: memory
     poisson   arrivals as they were sent: Kolmogorov-Smirnov tests, and how late they left
 
-Rates are counted by the server's own statistics over the whole life of each client, CPU time by the operating system, so
-that every client is measured alike. What is printed are medians over the rounds.
+Each client says its own rate. CPU time of the others is that of the whole process over all requests that the server
+counted; ours is that of its measured time (all its processes), because a run starts Python first. What is printed are
+medians over the rounds.
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
+import itertools
 import json
 import math
 import os
@@ -82,7 +84,10 @@ class Bench:
         line = [*PERF, model, "-u", self.url(protocol), "-d", duration, "--min-duration", duration, "--precision", "0",
                 "--metrics-url", "", "--json", str(file), *options]  # fmt: skip
         before = self.answered(model)
+        file.unlink(missing_ok=True)
         usage = run_measured(line, os.environ)
+        if not file.is_file():
+            raise SystemExit(f"{' '.join(line)}\n{usage['output']}")
         result: Json = json.loads(file.read_text(encoding="utf-8"))
         result["answered"] = self.answered(model) - before
         result["usage"] = usage
@@ -122,7 +127,12 @@ class Bench:
         if tool is None:
             return None
         head = json.dumps({
-            "inputs": [{"name": "x", "datatype": "FP32", "shape": [1, values], "parameters": {"binary_data_size": 4 * values}}],
+            "inputs": [
+                {
+                    "name": "x", "datatype": "FP32", "shape": [1, values],
+                    "parameters": {"binary_data_size": 4 * values},
+                }
+            ],
             "parameters": {"binary_data_output": True},
         }).encode()  # fmt: skip
         (self.work / "body").write_bytes(head + np.random.default_rng(0).random(values, np.float32).tobytes())
@@ -148,7 +158,8 @@ class Bench:
         (self.work / "body").write_bytes(b"\0" + struct.pack(">I", len(data)) + data)
         connections = min(4, in_flight)
         line = [
-            tool, "-c", str(connections), "-m", str(in_flight // connections), "-t1", "-D", str(max(1, round(self.seconds))),
+            tool, "-c", str(connections), "-m", str(in_flight // connections), "-t1",
+            "-D", str(max(1, round(self.seconds))),
             "-d", str(self.work / "body"), "-H", "content-type: application/grpc", "-H", "te: trailers",
             f"http://{self.server.grpc_url}/inference.GRPCInferenceService/ModelInfer",
         ]  # fmt: skip
@@ -194,7 +205,8 @@ def compare(title: str, runs: dict[str, list[Ran]]) -> None:
     print(f"\n{title}")
     ours = runs["ours"]
     for name, mine in runs.items():
-        line = f"  {name:14} {median(mine, 'rate'):9,.0f}/s  {median(mine, 'cpu'):6.1f} us of CPU  {median(mine, 'memory'):7,.0f} MB"
+        line = f"  {name:14} {median(mine, 'rate'):9,.0f}/s  {median(mine, 'cpu'):6.1f} us of CPU"
+        line += f"  {median(mine, 'memory'):7,.0f} MB"
         if not math.isnan(median(mine, "p50")):
             line += f"  p50 {median(mine, 'p50'):7.3f} ms  p99 {median(mine, 'p99'):7.3f} ms"
         if name != "ours":
@@ -230,11 +242,15 @@ def large(bench: Bench) -> None:
 
 
 def shm(bench: Bench) -> None:
+    sizes = ("--output-shared-memory-size", "700000")
     for protocol in ("http", "grpc"):
-        sizes = ("--output-shared-memory-size", "700000")
         clients: dict[str, Callable[[], Ran | None]] = {
-            "ours": lambda p=protocol: bench.ours_ran("large", p, "-c", "4", "--warmup", "1", "--shared-memory", "system"),  # type: ignore[misc]
-            "perf_analyzer": lambda p=protocol: bench.theirs("large", p, "--concurrency-range", "4", "--shared-memory", "system", *sizes),  # type: ignore[misc]
+            "ours": lambda p=protocol: bench.ours_ran(
+                "large", p, "-c", "4", "--warmup", "1", "--shared-memory", "system"
+            ),  # type: ignore[misc]
+            "perf_analyzer": lambda p=protocol: bench.theirs(
+                "large", p, "--concurrency-range", "4", "--shared-memory", "system", *sizes
+            ),  # type: ignore[misc]
         }
         compare(f"{protocol}, 4 in flight, 602 KB through shared memory", in_turn(bench, clients))
 
@@ -245,14 +261,17 @@ def overload(bench: Bench) -> None:
         ratios = []
         for _ in range(bench.rounds):
             best = bench.ours_ran("tiny", protocol, "-c", "64", "--warmup", "1").rate
-            point = bench.ours("tiny", protocol, "-r", str(round(2 * best)), "--warmup", "1", "--deadline", "50ms")["points"][-1]
+            point = bench.ours("tiny", protocol, "-r", str(round(2 * best)), "--warmup", "1", "--deadline", "50ms")[
+                "points"
+            ][-1]
             ratios.append(point["throughput"]["value"] / best)
             queue = point["queue"]
             print(
-                f"  {protocol}: capacity {best:,.0f}/s, asked {2 * best:,.0f}/s, offered {point['offered_per_second']:,.0f}/s, "
+                f"  {protocol}: capacity {best:,.0f}/s, asked {2 * best:,.0f}/s, "
+                f"offered {point['offered_per_second']:,.0f}/s, "
                 f"answered {point['throughput']['value']:,.0f}/s ({ratios[-1]:.2f}), queue {queue['at_begin']:,.0f} -> "
                 f"{queue['at_end']:,.0f}, within 50 ms {point['goodput']['per_second']:,.0f}/s, errors "
-                f"{ {kind: each['count'] for kind, each in point['requests']['errors'].items()} }, valid {point['valid']}"
+                f"{errors_of(point)}, valid {point['valid']}"
             )
         print(f"  {protocol}: answered / capacity, median {statistics.median(ratios):.3f}", flush=True)
 
@@ -273,7 +292,10 @@ def truth(bench: Bench) -> None:
         for name, share in (("p50", 50), ("p90", 90), ("p95", 95), ("p99", 99)):
             true, said = float(np.percentile(took, share)) + way, point["latency_us"][name]["value"] / 1e3
             near = abs(said - true) <= max(0.03 * true, 0.05)
-            print(f"  {protocol} {name}: true {true:8.3f} ms, said {said:8.3f} ms, {said / true - 1:+.2%} {'ok' if near else 'OFF'}")
+            print(
+                f"  {protocol} {name}: true {true:8.3f} ms, said {said:8.3f} ms, "
+                f"{said / true - 1:+.2%} {'ok' if near else 'OFF'}"
+            )
         theirs = bench.theirs("drawn", protocol, "--request-rate-range", "100", "--request-distribution", "poisson",
                               "--input-data", str(as_json(bench.work / "times.json", times)))  # fmt: skip
         print(f"  {protocol} perf_analyzer: p50 {theirs.p50:.3f} ms, p99 {theirs.p99:.3f} ms", flush=True)
@@ -287,9 +309,13 @@ def as_json(file: Path, values: Any) -> Path:
 def stall(bench: Bench) -> None:
     """500 requests a second; for 500 ms of each 5 s nothing is answered. Whoever comes then waits for the rest of it:
     1 in 100 requests waits at least 450 ms."""
-    print("\na stall of 500 ms every 5 s, 500 requests a second (theory: p99 450 ms and the time to work off the queue)")
+    print(
+        "\na stall of 500 ms every 5 s, 500 requests a second (theory: p99 450 ms and the time to work off the queue)"
+    )
     for protocol in ("http", "grpc"):
-        point = bench.ours("stalls", protocol, "-r", "500", "--warmup", "1", seconds=max(bench.seconds, 20))["points"][-1]
+        point = bench.ours("stalls", protocol, "-r", "500", "--warmup", "1", seconds=max(bench.seconds, 20))["points"][
+            -1
+        ]
         theirs = bench.theirs("stalls", protocol, "--request-rate-range", "500", "--request-distribution", "poisson")
         latency, sent = point["latency_us"], point["service_latency_us"]
         print(
@@ -308,9 +334,16 @@ def repeat(bench: Bench) -> None:
             ("p50", [run["latency_us"]["p50"] for run in runs]),
             ("p99", [run["latency_us"]["p99"] for run in runs]),
         ):
-            pairs = list(zip(figures, figures[1:], strict=False))
-            held = sum((a["low"] or -math.inf) <= b["value"] <= (math.inf if a["high"] is None else a["high"]) for a, b in pairs)
-            widths = [(a["high"] - a["low"]) / 2 / a["value"] for a in figures if a["high"] is not None and a["low"] is not None]
+            pairs = list(itertools.pairwise(figures))
+            held = sum(
+                (a["low"] or -math.inf) <= b["value"] <= (math.inf if a["high"] is None else a["high"])
+                for a, b in pairs
+            )
+            widths = [
+                (a["high"] - a["low"]) / 2 / a["value"]
+                for a in figures
+                if a["high"] is not None and a["low"] is not None
+            ]
             width = f"median half width {statistics.median(widths):.1%}" if widths else "no interval"
             print(f"  {' '.join(options)}: {name} {held} of {len(pairs)}, {width}", flush=True)
 
@@ -324,7 +357,7 @@ def inflight(bench: Bench) -> None:
         print(
             f"  {protocol}: worker {worker:.0f} MB, parent {parent:.0f} MB, together {worker + parent:.0f} MB; "
             f"{point['throughput']['value']:,.0f}/s, in flight {point['checks']['little']['in_flight']:,.0f}, errors "
-            f"{ {kind: each['count'] for kind, each in point['requests']['errors'].items()} }", flush=True,
+            f"{errors_of(point)}", flush=True,
         )  # fmt: skip
 
 
@@ -346,8 +379,10 @@ def poisson(bench: Bench) -> None:
         late = (np.array(records.sent) - np.array(records.intended)) / 1e3
         lateness = ", ".join(f"p{p:g} {np.percentile(late, p):.0f}" for p in (50, 90, 99, 99.9))
         print(
-            f"  {per_second}/s: due {distance(intended, per_second):.4f}, sent {distance(sent, per_second):.4f}, uniform "
-            f"{uniform(sent):.4f}; allowed {1.63 / math.sqrt(len(sent)):.4f} ({len(sent)} requests, {kinds}); late, us: {lateness}",
+            f"  {per_second}/s: due {distance(intended, per_second):.4f}, sent {distance(sent, per_second):.4f}, "
+            f"uniform "
+            f"{uniform(sent):.4f}; allowed {1.63 / math.sqrt(len(sent)):.4f} ({len(sent)} requests, {kinds}); "
+            f"late, us: {lateness}",
             flush=True,
         )  # fmt: skip
 
@@ -364,6 +399,11 @@ def uniform(times: Any) -> float:
     share = (times - times[0]) / (times[-1] - times[0])
     ranks = np.arange(1, len(share) + 1) / len(share)
     return float(np.abs(ranks - share).max())
+
+
+def errors_of(point: Json) -> dict[str, int]:
+    """Failed requests by kind."""
+    return {kind: each["count"] for kind, each in point["requests"]["errors"].items()}
 
 
 MEASURES: dict[str, Callable[[Bench], None]] = {
@@ -385,7 +425,10 @@ def main() -> None:
             server.wait_ready(120)
             time.sleep(1)
             bench = Bench(server, work, options.seconds, options.rounds)
-            print(f"load average {os.getloadavg()[0]:.1f}, {os.cpu_count()} cores, {options.rounds} rounds of {options.seconds:g} s")
+            print(
+                f"load average {os.getloadavg()[0]:.1f}, {os.cpu_count()} cores, "
+                f"{options.rounds} rounds of {options.seconds:g} s"
+            )
             for name in options.what:
                 MEASURES[name](bench)
 

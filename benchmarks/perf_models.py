@@ -37,7 +37,8 @@ import triton_python_backend_utils as pb
 
 class TritonPythonModel:
     def initialize(self, args):
-        self.log = os.open(os.path.join(args["model_repository"], "..", "drawn.log"), os.O_CREAT | os.O_WRONLY | os.O_APPEND)
+        file = os.path.join(args["model_repository"], "..", "drawn.log")
+        self.log = os.open(file, os.O_CREAT | os.O_WRONLY | os.O_APPEND)
 
     def execute(self, requests):
         answers = []

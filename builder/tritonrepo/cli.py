@@ -307,9 +307,10 @@ def infer(
 @app.command(context_settings=_ARGUMENTS_AS_THEY_ARE)
 def perf(ctx: typer.Context) -> None:
     """Measure how fast a server answers: rates, latencies, and how sure they are."""
+    from tritonrepo.perf import arguments_with_spec
     from tritonrepo_client.perf.command import run
 
-    raise typer.Exit(run(ctx.args))
+    raise typer.Exit(run(arguments_with_spec(ctx.args)))
 
 
 @app.command()

@@ -89,6 +89,9 @@ def _add_requests(top: ArgumentParser) -> None:
         help="shape of a random input: x=3,224,224, or drawn from ranges: x=3,32:320:32,48:640",
     )
     group.add_argument(
+        "--spec", metavar="FILE", help="models.yaml: shapes are drawn from its ranges (`tritonrepo perf` only)"
+    )
+    group.add_argument(
         "--data",
         action="append",
         default=[],
@@ -255,6 +258,8 @@ def settings_of(options: Namespace) -> Settings:
     from tritonrepo_client.perf.data import parse_shape
     from tritonrepo_client.perf.settings import ModelShare, Settings, parse_seconds, parse_slo
 
+    if options.spec:
+        raise UsageError("--spec is read by `tritonrepo perf`", hint="pip install tritonrepo, or give --shape.")
     models = tuple(ModelShare.parse(text) for text in options.model)
     names = [model.name for model in models]
     duration = parse_seconds(options.duration, "--duration")

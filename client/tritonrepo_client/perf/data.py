@@ -47,6 +47,8 @@ class Axis:
     low: int
     high: int
     step: int = 1
+    free: bool = False
+    """The batch axis: as many rows as a request has."""
 
     def draw(self, random: np.random.Generator) -> int:
         """One of its values."""
@@ -64,8 +66,11 @@ def parse_shape(text: str) -> tuple[str, tuple[Axis, ...]]:
     """
     name, equals, dims = text.rpartition("=")
     parts = [part for part in dims.split(",") if part] if equals else []
-    axes = []
+    axes: list[Axis] = []
     for part in parts:
+        if part == "*" and not axes:
+            axes.append(Axis(1, 1, free=True))
+            continue
         match = re.fullmatch(r"(\d+)(?::(\d+)(?::(\d+))?)?", part)
         if not match:
             break
@@ -132,7 +137,7 @@ def _axes(spec: TensorSpec, given: tuple[Axis, ...] | None, most: int, batch: in
             )
         given = tuple(Axis(dim, dim) for dim in dims)
     elif batched and len(given) == len(dims) + 1:
-        if (given[0].low, given[0].high) != (batch, batch):
+        if not (given[0].free or given[0].low <= batch <= given[0].high):
             raise UsageError(
                 f"--shape {spec.name} begins with a batch of {given[0].low}, and --batch is {batch}",
                 hint="Leave the batch axis out of --shape.",
