@@ -133,7 +133,7 @@ _STATUS: dict[str, type[TritonClientError]] = {
 }
 
 #: With UNAVAILABLE: words that say that the request never reached a model.
-_NEVER_RAN = ("failed to connect", "connections to all backends failing", "not accepting", "name resolution", "DNS")
+_NEVER_RAN = ("failed to connect", "connections to all backends failing", "stopped accepting", "name resolution", "DNS")
 
 
 def from_status(status: str, words: str, *, model: str, endpoint: str) -> TritonClientError:
