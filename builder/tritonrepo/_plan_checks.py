@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from tritonrepo import _cuda
 from tritonrepo.errors import EngineError, ModelError
 from tritonrepo.releases import obstacles
+from tritonrepo.spec import ELEMENT_TYPE
 
 if TYPE_CHECKING:
     from tritonrepo._plan_sidecar import Layer
@@ -49,7 +50,7 @@ def required_gpu(request: BuildRequest, found: Availability) -> _cuda.Gpu:
 
 def check_precision(request: BuildRequest, layers: Sequence[Layer]) -> None:
     """ModelError where no layer is of the precision asked for: in a strongly typed network the graph alone decides."""
-    wanted = request.precision.upper()
+    wanted = ELEMENT_TYPE[request.precision]
     if wanted == "FP32":
         return
     heavy = [layer for layer in layers if layer.kind in _HEAVY] or list(layers)
@@ -88,7 +89,7 @@ def check_shape_tensors(request: BuildRequest, names: Sequence[str]) -> None:
 
 def check_plan(request: BuildRequest, found: Mapping[str, int], profiles: Sequence[Profile]) -> None:
     """ModelError where the plan is not what was asked for, as far as it tells."""
-    wanted = request.precision.upper()
+    wanted = ELEMENT_TYPE[request.precision]
     if found and wanted != "FP32" and wanted not in found:
         raise ModelError(
             f"model {request.model}: precision {request.precision} was asked for, but no layer of the plan has it: "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Protocol, TextIO
@@ -82,12 +83,15 @@ class JsonDisplay:
 
 
 class PlainDisplay:
-    """A line when a model is done, and one for each step that took long."""
+    """A line when a model is done, one for each step that took long, and now and then what a long one is at."""
 
     _LONG = 2.0
+    _PAUSE = 15.0
 
-    def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
+    def __init__(self, stream: TextIO, clock: Callable[[], float] = time.monotonic) -> None:
+        self._stream, self._clock = stream, clock
+        self._last: dict[str, float] = {}
+        """When a model was last heard of, by its name."""
 
     def __enter__(self) -> PlainDisplay:
         return self
@@ -96,6 +100,10 @@ class PlainDisplay:
         pass
 
     def step(self, model: str, step: str, status: str, seconds: float) -> None:
+        now = self._clock()
+        if status == "start" and ": " in step and now - self._last.setdefault(model, now) > self._PAUSE:
+            self._last[model] = now
+            self.say(f"{model}: {step}")
         if status == "failed":
             self.say(f"{model}: failed")
         elif status == "done" and step == "publish":

@@ -524,6 +524,12 @@ def spec_for(
     return _assemble.from_files(onnx, {key: value for key, value in given.items() if value is not None}, settings or {})
 
 
+#: The element type that a precision stands for.
+ELEMENT_TYPE: Mapping[PrecisionName, str] = {
+    "fp32": "FP32", "fp16": "FP16", "mixed": "FP16", "bf16": "BF16", "int8": "INT8",
+}  # fmt: skip
+
+
 def precision_of(model: ModelDefaults) -> Precision:
     """The precision's settings, also where the spec gives the type alone."""
     given = model.precision
