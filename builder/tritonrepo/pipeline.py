@@ -250,11 +250,16 @@ def _prepare(steps: _Steps, context: preparation.Context, source: Mapping[str, o
     return steps.run(
         "prepare",
         TypeAdapter(Prepared),
-        ("onnx",),
+        ("onnx", "onnxruntime"),
         inputs,
         lambda: preparation.prepare(context, lambda fill: steps.cache.folder("prepared", key, fill)),
-        late=lambda found: _digests(steps.cache, (found.path, *found.external_data)),
+        late=lambda found: _digests(steps.cache, _files_of(found)),
     )
+
+
+def _files_of(prepared: Prepared) -> tuple[Path, ...]:
+    """Every file that preparation gave."""
+    return (prepared.path, *prepared.external_data, *((prepared.reference,) if prepared.reference else ()))
 
 
 def _plan_and_verify(
@@ -270,7 +275,7 @@ def _plan_and_verify(
     model, served = task.model, prepared.signature
     artefact = {
         "source": source,
-        "prepared": _digests(steps.cache, (prepared.path, *prepared.external_data)),
+        "prepared": _digests(steps.cache, _files_of(prepared)),
         "names": prepared.names,
     }
     chosen = steps.run(
