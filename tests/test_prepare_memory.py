@@ -121,7 +121,7 @@ def test_a_model_with_its_weights_beside_it(tmp_path: Path) -> None:
 def test_a_model_over_two_gib(tmp_path: Path) -> None:
     """2.5 GiB beside the model: more than protobuf can hold."""
     path = large(tmp_path, 2560 * MIB, external=True)
-    changed, _, peak, size = measured(path, tmp_path / "out")
+    changed, introspected, peak, size = measured(path, tmp_path / "out")
     assert changed == PASSES
     assert size > 2560 * MIB
     assert introspected < 256 * MIB
