@@ -99,7 +99,7 @@ def docker_command(
     if cidfile is not None:
         command.append(f"--cidfile={cidfile}")
     command += [f"--publish={host}:{port}:{PORTS[name]}" for name, port in publish.items()]
-    command += _gpu_options(container)
+    command += gpu_options(container)
     return [
         *command,
         f"--shm-size={container.shm_size}",
@@ -111,7 +111,7 @@ def docker_command(
         "--env=PYTHONDONTWRITEBYTECODE=1",
         f"--label=tritonrepo.release={container.release}",
         f"--stop-timeout={int(serving.grace) + 5}",
-        f"--mount={_csv(['type=bind', f'source={repository.absolute()}', f'target={MODELS}', 'readonly'])}",
+        f"--mount={csv_field(['type=bind', f'source={repository.absolute()}', f'target={MODELS}', 'readonly'])}",
         image_of(container),
         *server_arguments(repository, serving),
     ]
@@ -343,16 +343,18 @@ def python_engine_models(repository: Path) -> Iterator[str]:
             yield folder.name
 
 
-def _gpu_options(container: ContainerOptions) -> list[str]:
+def gpu_options(container: ContainerOptions) -> list[str]:
+    """The options that show GPUs to a container."""
     if container.gpus == "none":
         return []
     if container.gpus == "all":
         return ["--gpus=all"]
     # Docker reads this value as CSV, in which a comma needs quotes.
-    return [f"--gpus={_csv(['device=' + ','.join(map(str, container.gpus))])}"]
+    return [f"--gpus={csv_field(['device=' + ','.join(map(str, container.gpus))])}"]
 
 
-def _csv(fields: list[str]) -> str:
+def csv_field(fields: list[str]) -> str:
+    """Several fields as Docker reads them from one value."""
     line = io.StringIO()
     csv.writer(line, lineterminator="").writerow(fields)
     return line.getvalue()
