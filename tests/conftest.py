@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import textwrap
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol
 
 import pytest
 
+from tritonrepo.errors import TritonrepoError
 from tritonrepo.runtime import Runtime, find_runtime, install_runtime
 from tritonrepo.serve import EmbeddedServer
 
@@ -27,6 +31,59 @@ ECHO_CONFIG = """
 input {{ name: "x" data_type: {dtype} dims: [-1] }}
 output {{ name: "y" data_type: {dtype} dims: [-1] }}
 """
+
+
+@pytest.fixture
+def tensorrt_calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """TensorRT's recording double is what ``import tensorrt`` gives, here and in workers. The file that this gives
+    holds what was asked of it, see `tensorrt_double.calls`.
+    """
+    import tensorrt_double
+    from tritonrepo import _cuda
+
+    folder = tensorrt_double.install(tmp_path / "site")
+    monkeypatch.syspath_prepend(str(folder))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(folder), str(Path(__file__).parent)]))
+    monkeypatch.setenv("TENSORRT_DOUBLE_LOG", str(tmp_path / "calls"))
+    monkeypatch.setattr(_cuda, "_load", _cuda._load)  # so that what the double puts there is taken away again
+    monkeypatch.setattr(_cuda, "_driver_version", _cuda._driver_version)
+    real = sys.modules.pop("tensorrt", None)
+    yield tmp_path / "calls"
+    sys.modules.pop("tensorrt", None)
+    if real is not None:
+        sys.modules["tensorrt"] = real
+
+
+class InProcessPool:
+    """Stands for `workers.Pool` where a test is about what tasks do, and not about processes."""
+
+    def __init__(self, function: str, count: int, on_event: Callable[[Any, object], None], *_: object) -> None:
+        module, _separator, name = function.partition(":")
+        self._function = getattr(import_module(module), name)
+        self._on_event = on_event
+
+    def __class_getitem__(cls, _: object) -> type[InProcessPool]:
+        return cls
+
+    def __enter__(self) -> InProcessPool:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def run(self, tasks: Iterable[Any]) -> Iterator[tuple[Any, Any]]:
+        for task in tasks:
+            try:
+                yield task, self._function(task, lambda event, task=task: self._on_event(task, event))
+            except TritonrepoError as error:
+                yield task, error
+
+
+@pytest.fixture
+def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Builds run in this process: quicker, for tests that are not about workers."""
+    monkeypatch.setattr("tritonrepo.workers.Pool", InProcessPool)
+    monkeypatch.setattr("tritonrepo._plan_build.Pool", InProcessPool)
 
 
 class StartTriton(Protocol):

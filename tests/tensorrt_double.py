@@ -8,6 +8,7 @@ parameter and enum of it against the real bindings. Nothing of it is shipped.
 Environment:
     TENSORRT_DOUBLE_LOG    file to which each call is written, a JSON list a line
     TENSORRT_DOUBLE_FAULT  what goes wrong: see the uses of `_fault`
+    TENSORRT_DOUBLE_GPU    with any value: the driver and the GPU are the real ones (tests/gpu)
 """
 
 from __future__ import annotations
@@ -45,6 +46,8 @@ def start() -> None:
     """Let tritonrepo find the driver's double in this process."""
     from tritonrepo import _cuda
 
+    if "TENSORRT_DOUBLE_GPU" in os.environ:
+        return
     driver = HostDriver()
     _cuda._load = lambda: driver  # type: ignore[assignment]
     _cuda._driver_version = lambda: "570.00.00"
@@ -597,16 +600,26 @@ class IExecutionContext:
                 allocator = self._allocators[name]
                 address = allocator.reallocate_output_async(name, 0, array.nbytes, 256, stream_handle)
                 allocator.notify_shape(name, Dims(array.shape))
-            ctypes.memmove(address, array.ctypes.data, array.nbytes)
+            _copy(address, array.ctypes.data, array.nbytes)
         return True
 
 
 _NUMPY = {"FLOAT": "float32", "HALF": "float16", "BOOL": "bool"}
 
 
+def _copy(target: int, source: int, size: int) -> None:
+    """Between addresses of the host and, where there is one, of the GPU."""
+    if "TENSORRT_DOUBLE_GPU" in os.environ:
+        from tritonrepo import _cuda
+
+        assert _cuda._load().cuMemcpy(ctypes.c_uint64(target), ctypes.c_uint64(source), ctypes.c_size_t(size)) == 0
+    else:
+        ctypes.memmove(target, source, size)
+
+
 def _read(address: int, shape: tuple[int, ...], dtype: Any) -> Any:
     array = np.empty(shape, _NUMPY.get(dtype.name, dtype.name.lower()))
-    ctypes.memmove(array.ctypes.data, address, array.nbytes)
+    _copy(array.ctypes.data, address, array.nbytes)
     return array
 
 

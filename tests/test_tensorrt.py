@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import fcntl
 import json
-import os
 import sys
 import threading
 import time
@@ -38,16 +37,9 @@ MLP = Profile({"x": (1, 4)}, {"x": (4, 4)}, {"x": (8, 4)})
 
 
 @pytest.fixture
-def log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The double is what ``import tensorrt`` gives, here and in workers; the file holds what was asked of it."""
-    folder = double.install(tmp_path / "site")
-    monkeypatch.syspath_prepend(str(folder))
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(folder), str(Path(__file__).parent)]))
-    monkeypatch.setenv("TENSORRT_DOUBLE_LOG", str(tmp_path / "calls"))
-    monkeypatch.setattr(_cuda, "_load", _cuda._load)  # so that what the double puts there is taken away again
-    monkeypatch.setattr(_cuda, "_driver_version", _cuda._driver_version)
-    monkeypatch.delitem(sys.modules, "tensorrt", raising=False)
-    return tmp_path / "calls"
+def log(tensorrt_calls: Path) -> Path:
+    """What was asked of the double."""
+    return tensorrt_calls
 
 
 def request(tmp_path: Path, onnx_file: Path | None = None, **changes: Any) -> BuildRequest:

@@ -6,16 +6,25 @@ import contextlib
 import fcntl
 import os
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
+from pydantic import TypeAdapter
+
+from tritonrepo._cuda import Gpu
 from tritonrepo._plan_progress import PlanProgress
-from tritonrepo.errors import TritonrepoError, Where
+from tritonrepo.errors import EngineError, TritonrepoError, Where
 from tritonrepo.limits import Limits
-from tritonrepo.plan import BuildRequest, BuiltPlan
+from tritonrepo.plan import BuildRequest, BuiltPlan, Plan
+from tritonrepo.prepare import Prepared
+from tritonrepo.releases import RELEASES
+from tritonrepo.spec import ModelSpec, precision_of
 from tritonrepo.workers import Advice, Pool
 
 #: Seconds after its time limit at which a build is killed that did not end by itself.
 _GRACE = 30.0
+
+_BUILT = "built.json"
 
 _LESS = (
     "Build one model at a time (--jobs 1), narrow the largest shapes and batch sizes, or lower "
@@ -60,6 +69,57 @@ def build_plan(request: BuildRequest, emit: Callable[[PlanProgress], None]) -> B
         outcome.where = outcome.where or Where(request.onnx)
         raise outcome
     return outcome
+
+
+def request_for(
+    model: ModelSpec, prepared: Prepared, chosen: Plan, gpu: Gpu, folder: Path, cache: Path, triton: str
+) -> BuildRequest:
+    """What is to be built for one GPU.
+
+    Args:
+        model: its settings.
+        prepared: the file to build from.
+        chosen: what will be served; its profiles are told.
+        gpu: that builds.
+        folder: where the plan is written.
+        cache: where timing caches are kept.
+        triton: the release that will serve.
+
+    Raises:
+        EngineError: the GPU is none of the fleet's.
+    """
+    if chosen.gpus and gpu.capability not in chosen.gpus:
+        raise EngineError(
+            f"model {model.name}: plans are asked for GPUs of compute capability {', '.join(chosen.gpus)}; this host's "
+            f"is {gpu.capability} ({gpu.name})",
+            hint="Build on a host that has one of them, or add this one to `gpus:`.",
+        )
+    known = RELEASES.get(triton)
+    return BuildRequest(
+        model=model.name,
+        onnx=prepared.path,
+        profiles=chosen.profiles_for(gpu.capability),
+        precision=precision_of(model).type,
+        options=model.tensorrt,
+        output=folder / chosen.plan_file(gpu.capability),
+        cache=cache,
+        expected_tensorrt=known.tensorrt if known else None,
+        expected_capability=gpu.capability if chosen.gpus else None,
+        release=triton,
+    )
+
+
+def build_into(folder: Path, request: BuildRequest, emit: Callable[[PlanProgress], None]) -> None:
+    """Build one plan into a folder that will be moved, and leave there what `built_in` reads."""
+    built = build_plan(request, emit)
+    relative = replace(built, plan=Path(built.plan.name), report=built.report and Path(built.report.name))
+    (folder / _BUILT).write_bytes(TypeAdapter(BuiltPlan).dump_json(relative))
+
+
+def built_in(folder: Path) -> BuiltPlan:
+    """What `build_into` left."""
+    built: BuiltPlan = TypeAdapter(BuiltPlan).validate_json((folder / _BUILT).read_bytes())
+    return replace(built, plan=folder / built.plan, report=built.report and folder / built.report)
 
 
 def _waiting(gpu: int) -> PlanProgress:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import tensorrt as trt  # types only: `_tensorrt` makes the objects
 
     from tritonrepo._plan_sidecar import PlanTensor
-    from tritonrepo.plan import Shape
+    from tritonrepo.plan import Profile, Shape
     from tritonrepo.spec import TensorRT
 
 
@@ -34,7 +34,7 @@ class PlanSession:
     def __init__(self, plan: Path, options: TensorRT, weights: Path) -> None:
         self.path = plan
         self.profile: int | None = None
-        """The profile to run on; None takes the one that the server's backend would."""
+        """The profile to run on where it holds the shapes; else the one that the server's backend would take."""
         self._options = options
         self._weights = weights
 
@@ -69,7 +69,7 @@ class PlanSession:
             ModelError: the plan does not take these inputs, or fails on them.
         """
         context, device = self._context, self._device
-        number = self._nearest(inputs) if self.profile is None else self.profile
+        number = self._choose(inputs)
         if not context.set_optimization_profile_async(number, device.stream):
             raise self._failed(f"profile {number} cannot be chosen")
         device.wait()
@@ -148,23 +148,17 @@ class PlanSession:
         self._device.read(array.ctypes.data, address, array.nbytes)
         return array
 
-    def _nearest(self, inputs: Mapping[str, np.ndarray[Any, Any]]) -> int:
+    def _choose(self, inputs: Mapping[str, np.ndarray[Any, Any]]) -> int:
         """The profile that holds the shapes and whose opt is nearest; 0 where none does, which TensorRT then says."""
         shapes = {each.name: inputs[each.name].shape for each in self._tensors if each.is_input and not each.is_shape}
+        fitting = [number for number, profile in enumerate(self._profiles) if _holds(profile, shapes)]
+        if self.profile in fitting:
+            return self.profile
 
         def distance(number: int) -> int:
             opt = self._profiles[number].opt
             return sum(abs(a - b) for name, shape in shapes.items() for a, b in zip(shape, opt[name], strict=True))
 
-        fitting = [
-            number
-            for number, profile in enumerate(self._profiles)
-            if all(
-                low <= size <= high
-                for name, shape in shapes.items()
-                for low, size, high in zip(profile.min[name], shape, profile.max[name], strict=True)
-            )
-        ]
         return min(fitting, key=distance, default=0)
 
     def _refit(self, logger: trt.ILogger) -> None:
@@ -180,6 +174,14 @@ class PlanSession:
 
     def _failed(self, what: str) -> ModelError:
         return ModelError(f"{what}: {self._log.last() or 'TensorRT does not say why'}", where=self.path)
+
+
+def _holds(profile: Profile, shapes: Mapping[str, Shape]) -> bool:
+    return all(
+        low <= size <= high
+        for name, shape in shapes.items()
+        for low, size, high in zip(profile.min[name], shape, profile.max[name], strict=True)
+    )
 
 
 @dataclass(frozen=True)

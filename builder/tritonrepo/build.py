@@ -29,7 +29,8 @@ _TOOLS = ("tritonrepo", "onnx", "onnxruntime", "numpy", "jinja2", "tritonclient"
 #: What the name of a fallback model ends in.
 FALLBACK_SUFFIX = "_onnx"
 
-#: Told what happens: the model's name, the step, its status (start, done, cached, failed) and seconds.
+#: Told what happens: the model's name, the step, its status (start, progress, done, cached, failed) and seconds. Of
+#: progress, the step says what it is at (``build: Timing tactics (45%)``), and the seconds are the model's so far.
 OnEvent = Callable[[str, str, str, float], None]
 
 
@@ -175,8 +176,9 @@ def _build_all(
 
     def heard(task: Task, event: object) -> None:
         if isinstance(event, Event):
-            begun.setdefault(task.model.name, time.perf_counter())
-            on_event(task.model.name, str(event), event.status, event.seconds)
+            so_far = time.perf_counter() - begun.setdefault(task.model.name, time.perf_counter())
+            seconds = so_far if event.status == "progress" else event.seconds
+            on_event(task.model.name, str(event), event.status, seconds)
 
     tasks = [Task(model, spec.repository, spec.cache, spec.templates, spec.triton, spec.gpus) for model in models]
     begun: dict[str, float] = {}

@@ -85,6 +85,12 @@ def build(
     gpus: Annotated[
         str | None, typer.Option(help="Compute capabilities of the GPUs that will serve: sm80,sm90. Each needs a host.")
     ] = None,
+    where: Annotated[
+        Literal["here", "docker"], typer.Option("--in", help="docker: in the image that will serve, for its TensorRT.")
+    ] = "here",
+    image: Annotated[str | None, typer.Option("--builder-image", help="docker: another image to build in.")] = None,
+    devices: Annotated[str, typer.Option("--container-gpus", help="docker: all, none, or ids such as 0,1.")] = "all",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="docker: print the command and do nothing.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Events and result as JSON lines.")] = False,
 ) -> None:
     """Build the model repository: prepare, prove and publish every model that changed."""
@@ -96,6 +102,25 @@ def build(
     spec = _spec(sources or [_SPEC], repository, templates)
     if gpus:
         spec = spec.model_copy(update={"gpus": _capabilities(gpus)})
+    if where == "docker":
+        arguments = _arguments(
+            {
+                "--repository": repository and repository.absolute(),
+                "--templates": templates and templates.absolute(),
+                "--jobs": jobs,
+                "--max-memory": max_memory,
+                "--max-time": max_time,
+                "--gpus": gpus,
+                "--no-wait": not wait,
+                "--keep-going": keep_going,
+                "--prune": prune,
+                "--json": as_json,
+            }
+        )
+        _build_in_docker(spec, sources or [_SPEC], arguments, image, devices, dry_run=dry_run, quiet=as_json)
+        return
+    if dry_run:
+        raise UsageError("--dry-run prints the docker command", hint="Add `--in docker`.")
     usual = usual_limits()
     limits = Limits(usual.memory if max_memory is None else int(max_memory * 2**30), max_time or usual.seconds)
     options = BuildOptions(jobs=jobs, wait=wait, keep_going=keep_going, prune=prune, limits=limits)
@@ -351,6 +376,38 @@ def _placed(error: TritonrepoError, model: str, sources: list[Path]) -> Tritonre
 
         error.where = where_of(sources[0], model, "shapes", os.environ) or error.where
     return error
+
+
+def _build_in_docker(
+    spec: Spec,
+    sources: list[Path],
+    arguments: list[str],
+    image: str | None,
+    devices: str,
+    *,
+    dry_run: bool,
+    quiet: bool,
+) -> None:
+    from tritonrepo.docker import ContainerOptions, shell
+    from tritonrepo.docker_build import BuilderOptions, build_command, run_build
+
+    options = BuilderOptions(image, ContainerOptions(gpus=_gpus(devices)))
+    if dry_run:
+        print(shell(build_command(spec, sources, arguments, options)))
+        return
+    status = run_build(spec, sources, arguments, options, (lambda _: None) if quiet else _say)
+    if status:
+        raise typer.Exit(status)
+
+
+def _arguments(given: dict[str, object]) -> list[str]:
+    """Options for another run of the same command: those that are set; a flag where the value is True."""
+    return [
+        part
+        for name, value in given.items()
+        if value is not None and value is not False
+        for part in ([name] if value is True else [f"{name}={value}"])
+    ]
 
 
 def _release() -> str:

@@ -19,6 +19,7 @@ FLOATS = ("FP16", "FP32", "FP64", "BF16")
 #: What is allowed where the spec says nothing, by the precision of the artefact.
 DEFAULTS: Mapping[str, Tolerance] = {
     "fp32": Tolerance(atol=1e-4, rtol=1e-3, of_range=0.0),
+    "tf32": Tolerance(atol=1e-2, rtol=1e-2, of_range=2e-3),  # FP32 with inputs rounded as FP16's are
     "fp16": Tolerance(atol=1e-2, rtol=1e-2, of_range=2e-3),
     "mixed": Tolerance(atol=1e-2, rtol=1e-2, of_range=2e-3),
     "bf16": Tolerance(atol=1e-2, rtol=1e-2, of_range=2e-2),

@@ -228,10 +228,9 @@ def _can_build(found: dict[str, Finding]) -> Finding:
     if not _all_ok(found, "onnx", "onnxruntime"):
         return Finding("can build", "missing", "nothing: onnx and onnxruntime are needed", "pip install tritonrepo")
     tensorrt = availability()
-    if tensorrt.ok and _all_ok(found, "GPU and driver"):
-        return Finding("can build", "ok", "engines python, onnxruntime and tensorrt")
-    reason = tensorrt.reason if not tensorrt.ok else "no GPU"
-    return Finding("can build", "limited", f"engines python and onnxruntime; no TensorRT plans ({reason})")
+    if tensorrt.ok:
+        return Finding("can build", "ok", f"engines python, onnxruntime and tensorrt ({tensorrt.reason})")
+    return Finding("can build", "limited", f"engines python and onnxruntime; no TensorRT plans ({tensorrt.reason})")
 
 
 def _can_serve(found: dict[str, Finding]) -> Finding:

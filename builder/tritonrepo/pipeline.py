@@ -21,17 +21,18 @@ from typing import Any, Literal, Protocol, TypeVar
 
 from pydantic import TypeAdapter
 
-from tritonrepo import _tensorrt
+from tritonrepo import _plan_build, _plan_checks, _tensorrt
 from tritonrepo import plan as planning
 from tritonrepo import prepare as preparation
 from tritonrepo import verify as verification
 from tritonrepo._fleet import in_fleet, keep
+from tritonrepo._plan_proof import prove_plan
 from tritonrepo.check import BLOCKING, Target, check_staged
 from tritonrepo.compare import OutputError
 from tritonrepo.errors import CheckError, ModelError
 from tritonrepo.fingerprint import Cache, digest, key_of, tool_version
 from tritonrepo.introspect import Signature, introspect
-from tritonrepo.plan import Plan
+from tritonrepo.plan import BuiltPlan, Plan, Profile
 from tritonrepo.prepare import Change, Prepared
 from tritonrepo.prepare.precision import Reached
 from tritonrepo.prepare.precision.step import FEW_ROWS, Reduced, reduce_precision
@@ -49,7 +50,7 @@ _PLANNED = (
 )  # fmt: skip
 
 #: Steps in their order, as progress shows them.
-STEPS = ("introspect", "prepare", "plan", "verify", "precision", "render", "check", "publish")
+STEPS = ("introspect", "prepare", "plan", "verify", "precision", "build", "render", "check", "publish")
 
 
 @dataclass(frozen=True)
@@ -119,6 +120,8 @@ def build_model(task: Task, emit: Callable[[Event], None]) -> Built:
     source = {"path": model.onnx, "onnx": onnx_digest, "external": _digests(cache, signature.external_data)}
     prepared, chosen, verdict, reached = _prepare_plan_and_verify(task, steps, signature, source)
     keep(task.repository, model, chosen)
+    if chosen.engine == "tensorrt":
+        chosen, verdict = _build_and_prove(task, steps, signature, prepared, chosen, source)
     served = prepared.signature
     rendered = steps.run(
         "render",
@@ -143,7 +146,7 @@ def build_model(task: Task, emit: Callable[[Event], None]) -> Built:
         model_files=rendered.model_files,
         version_files={**chosen.files, **rendered.version_files},
         verdict=_verdict_document(task, steps, signature, prepared, chosen, verdict, reached),
-        provenance=_provenance(started, steps),
+        provenance=_provenance(started, steps, chosen),
         digests=sources,
         pinned_versions=model.versions.specific or (),
     )
@@ -166,7 +169,7 @@ def _prepare_plan_and_verify(
     same in the precision that is asked for.
     """
     model = task.model
-    tensorrt = replace(_tensorrt.availability(), ok=False)  # until plans are proven on the GPU
+    tensorrt = _tensorrt.availability()
     engine = model.engine if model.engine != "auto" else "tensorrt" if tensorrt.ok else "python"
     context = preparation.Context(model, signature, engine)
     rows_mix: str | None = None
@@ -191,10 +194,68 @@ def _prepare_plan_and_verify(
     proven = chosen
     for rows in (FEW_ROWS, None):
         reduced = _reduce_precision(task, steps, signature, prepared, proven, source, rows)
+        if precision_of(model).type == "bf16":  # ONNX Runtime has no BF16 on a CPU; the plan is proven on the GPU
+            chosen = _plan(task, steps, reduced.prepared, source, tensorrt, rows_mix)
+            return reduced.prepared, chosen, verdict, reduced.reached
         chosen, verdict = _plan_and_verify(task, steps, signature, reduced.prepared, source, tensorrt, rows_mix)
         if verdict.ok:
             return reduced.prepared, chosen, verdict, reduced.reached
     raise verification.explain(verdict, model, reduced.prepared.signature)
+
+
+def _build_and_prove(
+    task: Task, steps: _Steps, signature: Signature, prepared: Prepared, chosen: Plan, source: Mapping[str, object]
+) -> tuple[Plan, Verdict]:
+    """Build the TensorRT plan of what was chosen and proven, and prove it on the GPU; that verdict counts."""
+    model, tensorrt = task.model, _tensorrt.availability()
+    gpu = _plan_checks.chosen_gpu(model, tensorrt)
+    profiles = chosen.profiles_for(gpu.capability)
+    device = [tensorrt.reason, gpu.ordinal, gpu.name]
+    inputs = {
+        # By content alone, wherever it lies: what follows takes minutes.
+        "prepared": list(_digests(steps.cache, (prepared.path, *prepared.external_data)).values()),
+        "profiles": TypeAdapter(tuple[Profile, ...]).dump_python(profiles, mode="json"),
+        "file": chosen.plan_file(gpu.capability),
+        "settings": settings(model, "name", "tensorrt", "precision"),
+        "plugins": list(_digests(steps.cache, model.tensorrt.plugins).values()),
+        "tensorrt": device,
+        "release": task.triton,
+    }
+    key = key_of("build", ("tensorrt",), inputs)
+
+    def fill(folder: Path) -> None:
+        request = _plan_build.request_for(
+            model, prepared, chosen, gpu, folder, steps.cache.root / "tensorrt", task.triton
+        )
+        _plan_build.build_into(folder, request, lambda event: steps.emit(Event("build", "progress", detail=str(event))))
+
+    built = steps.run(
+        "build",
+        TypeAdapter(BuiltPlan),
+        ("tensorrt",),
+        inputs,
+        lambda: _plan_build.built_in(steps.cache.folder("plans", key, fill)),
+        late=lambda found: _digests(steps.cache, (found.plan, found.description)),
+    )
+    verdict = steps.run(
+        "verify",
+        TypeAdapter(Verdict),
+        ("onnxruntime", "numpy", "tensorrt"),
+        {
+            "source": source,
+            "plan": _digests(steps.cache, (built.plan, built.description)),
+            "settings": settings(model, "verification", "tensorrt", "precision"),
+            "samples": _digests(steps.cache, model.verification.samples),
+            "max_batch_size": chosen.max_batch_size,
+            "tensorrt": device,
+        },
+        lambda: prove_plan(model, signature, prepared, chosen, built.plan, profiles),
+    )
+    if not verdict.ok:
+        raise verification.explain(verdict, model, prepared.signature)
+    files = {built.plan.name: built.plan, built.description.name: built.description}
+    notes = (*chosen.notes, *built.notes, f"layers and types of the plan: {built.report}")
+    return replace(chosen, files=files, notes=notes), verdict
 
 
 def _reduce_precision(
@@ -250,16 +311,11 @@ def _prepare(steps: _Steps, context: preparation.Context, source: Mapping[str, o
     return steps.run(
         "prepare",
         TypeAdapter(Prepared),
-        ("onnx", "onnxruntime"),
+        ("onnx",),
         inputs,
         lambda: preparation.prepare(context, lambda fill: steps.cache.folder("prepared", key, fill)),
-        late=lambda found: _digests(steps.cache, _files_of(found)),
+        late=lambda found: _digests(steps.cache, (found.path, *found.external_data)),
     )
-
-
-def _files_of(prepared: Prepared) -> tuple[Path, ...]:
-    """Every file that preparation gave."""
-    return (prepared.path, *prepared.external_data, *((prepared.reference,) if prepared.reference else ()))
 
 
 def _plan_and_verify(
@@ -272,44 +328,14 @@ def _plan_and_verify(
     rows_mix: str | None,
 ) -> tuple[Plan, Verdict]:
     """Plan, and compare what is planned with the original."""
-    model, served = task.model, prepared.signature
-    artefact = {
-        "source": source,
-        "prepared": _digests(steps.cache, _files_of(prepared)),
-        "names": prepared.names,
-    }
-    chosen = steps.run(
-        "plan",
-        TypeAdapter(Plan),
-        ("onnxruntime",),
-        {
-            **artefact,
-            "refused": prepared.refused,
-            "settings": settings(model, *_PLANNED),
-            "samples": _digests(steps.cache, model.verification.samples if _has_open_axes(served) else ()),
-            "tensorrt": tensorrt.reason,
-            "rows_mix": rows_mix,
-            "gpus": task.gpus,
-            "release": task.triton,
-        },
-        lambda: planning.plan(
-            model,
-            served,
-            prepared,
-            tensorrt,
-            guess=lambda axes: verification.find_sizes(prepared, axes, samples=model.verification.samples),
-            output_shapes=lambda: verification.output_shapes(prepared),
-            rows_mix=rows_mix,
-            gpus=task.gpus,
-            release=task.triton,
-        ),
-    )
+    chosen = _plan(task, steps, prepared, source, tensorrt, rows_mix)
+    model = task.model
     verdict = steps.run(
         "verify",
         TypeAdapter(Verdict),
         ("onnxruntime", "numpy"),
         {
-            **artefact,
+            **_artefact(steps, prepared, source),
             "settings": settings(model, "verification"),
             "precision": verification.precision_reached(model, prepared),
             "samples": _digests(steps.cache, model.verification.samples),
@@ -319,6 +345,49 @@ def _plan_and_verify(
         lambda: verification.verify(model, signature, prepared, chosen),
     )
     return chosen, verdict
+
+
+def _artefact(steps: _Steps, prepared: Prepared, source: Mapping[str, object]) -> dict[str, object]:
+    """What depends on the original and on what preparation made of it."""
+    digests = _digests(steps.cache, (prepared.path, *prepared.external_data))
+    return {"source": source, "prepared": digests, "names": prepared.names}
+
+
+def _plan(
+    task: Task,
+    steps: _Steps,
+    prepared: Prepared,
+    source: Mapping[str, object],
+    tensorrt: _tensorrt.Availability,
+    rows_mix: str | None,
+) -> Plan:
+    model = task.model
+    return steps.run(
+        "plan",
+        TypeAdapter(Plan),
+        ("onnxruntime",),
+        {
+            **_artefact(steps, prepared, source),
+            "refused": prepared.refused,
+            "settings": settings(model, *_PLANNED),
+            "samples": _digests(steps.cache, model.verification.samples if _has_open_axes(prepared.signature) else ()),
+            "tensorrt": tensorrt.reason,
+            "rows_mix": rows_mix,
+            "gpus": task.gpus,
+            "release": task.triton,
+        },
+        lambda: planning.plan(
+            model,
+            prepared.signature,
+            prepared,
+            tensorrt,
+            guess=lambda axes: verification.find_sizes(prepared, axes, samples=model.verification.samples),
+            output_shapes=lambda: verification.output_shapes(prepared),
+            rows_mix=rows_mix,
+            gpus=task.gpus,
+            release=task.triton,
+        ),
+    )
 
 
 def _preparation_document(prepared: Prepared) -> dict[str, object]:
@@ -471,7 +540,7 @@ def _verdict_document(
     }
 
 
-def _provenance(started: float, steps: _Steps) -> dict[str, object]:
+def _provenance(started: float, steps: _Steps, chosen: Plan) -> dict[str, object]:
     from tritonrepo import __version__
 
     return {
@@ -480,7 +549,7 @@ def _provenance(started: float, steps: _Steps) -> dict[str, object]:
         "platform": platform.platform(),
         "python": platform.python_version(),
         "cpus": os.cpu_count(),
-        "gpu": None,
+        "tensorrt": _tensorrt.availability().reason if chosen.engine == "tensorrt" else None,
         "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(started)),
         "seconds": {step: round(seconds, 3) for step, seconds in steps.seconds.items()},
     }

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tritonrepo import _ort_errors
-from tritonrepo.batch_proof import MOST_ROWS, BatchProof, Rows, alike, answers_alone, prove, wider
+from tritonrepo.batch_proof import MOST_ROWS, BatchProof, Rows, Runs, alike, answers_alone, prove, wider
 from tritonrepo.compare import OutputError, compare
 from tritonrepo.errors import ModelError, VerificationError
 from tritonrepo.generate import generate, numpy_dtype, recipes, uses_of
@@ -55,16 +55,32 @@ class Verdict:
     """How rows were shown to be independent; None where the model does not batch."""
 
 
-def verify(spec: ModelSpec, signature: Signature, prepared: Prepared, plan: Plan) -> Verdict:
+def verify(
+    spec: ModelSpec,
+    signature: Signature,
+    prepared: Prepared,
+    plan: Plan,
+    load: Callable[[], Runs] | None = None,
+    precision: str | None = None,
+) -> Verdict:
     """Compare the artefact with the reference on the user's samples, or on generated ones at every profile's shapes.
 
     The reference is asked everything before the artefact is loaded: one of the two is in memory at a time.
+
+    Args:
+        spec: the model's settings.
+        signature: of the original file.
+        prepared: the file to serve, and the artefact where there is no other.
+        plan: what will be served.
+        load: gives the artefact, where it is not the prepared file: a TensorRT plan.
+        precision: of the artefact, whose tolerances hold; by default what the prepared file was brought to.
 
     Raises:
         ModelError: ONNX Runtime cannot load or run the model, or it draws random numbers.
         VerificationError: a sample does not fit the model.
     """
-    served, reached = prepared.signature, precision_reached(spec, prepared)
+    served, reached = prepared.signature, precision or precision_reached(spec, prepared)
+    load = load or (lambda: _artefact(spec, prepared))
     check_repeatable(prepared.path, served)
 
     def compare_all(at: str, got: Arrays, want: Arrays) -> tuple[OutputError, ...]:
@@ -81,7 +97,7 @@ def verify(spec: ModelSpec, signature: Signature, prepared: Prepared, plan: Plan
         given = list(samples(spec, served, plan, reference))
         wanted = [reference.run(inputs) for _, inputs in given]
         reference.unload()
-        artefact = _artefact(spec, prepared)
+        artefact = load()
         pairs = zip(given, wanted, strict=True)
         errors = tuple(error for (at, inputs), want in pairs for error in compare_all(at, artefact.run(inputs), want))
         return Verdict(all(error.ok for error in errors), None, None, errors)
@@ -94,7 +110,7 @@ def verify(spec: ModelSpec, signature: Signature, prepared: Prepared, plan: Plan
     if reached == "fp32":  # another precision is reached from an artefact that was proven in this one
         _add_rows_that_differ(groups, answers, reference, served, make)
     reference.unload()
-    outcome = prove(groups, answers, _artefact(spec, prepared), served, compare_all, strict=reached == "fp32")
+    outcome = prove(groups, answers, load(), served, compare_all, strict=reached == "fp32")
     if outcome.mixed:
         return Verdict(False, False, outcome.mixed, tuple(outcome.errors))
     ok = all(error.ok for error in outcome.errors)
@@ -227,7 +243,7 @@ class Reference:
     """The original model, asked and answering as the prepared one does: with its names, shapes and types."""
 
     def __init__(self, signature: Signature, prepared: Prepared) -> None:
-        self._session = Session(prepared.reference or signature.path, optimize=False)
+        self._session = Session(signature.path, optimize=False)
         served = prepared.signature
         self.path = prepared.path
         self._inputs = list(zip(signature.inputs, served.inputs, strict=True))  # names change, the order does not
