@@ -9,8 +9,8 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --co
 PYTEST := $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-dev models runtime repo repo-check serve serve-ngc test test-long lint type format bench \
-	bench-perf agreement trt-api fuzz schema constraints clean
+.PHONY: help install install-dev models runtime repo repo-gpu repo-check serve serve-ngc test test-long test-gpu lint \
+	type format bench bench-perf agreement trt-api fuzz schema constraints clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## (.*)/  \1\t\2/' | expand -t 16
@@ -44,6 +44,9 @@ runtime: $(VENV)/.installed  ## install the embedded Triton server
 repo: models  ## build model_repository/ from models.yaml
 	@$(BIN)/tritonrepo build $(SPEC)
 
+repo-gpu: models  ## build it with TensorRT plans, in the image that will serve (Docker, GPU)
+	@$(BIN)/tritonrepo build $(SPEC) --in docker
+
 repo-check: $(VENV)/.installed  ## check model_repository/ without a server
 	@$(BIN)/tritonrepo check
 
@@ -58,6 +61,9 @@ test: install-dev models runtime  ## run the tests, real server included
 
 test-long: install-dev models runtime  ## run all tests, the slow ones too: 300 kills, over 2 GiB
 	TRITONREPO_KILLS=300 $(PYTEST)
+
+test-gpu: install-dev  ## run the tests that need a GPU, TensorRT or both; they say what they skip
+	$(PYTEST) -m gpu -rs tests/gpu
 
 lint: install-dev  ## check style
 	@$(BIN)/ruff check .
