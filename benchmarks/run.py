@@ -17,6 +17,8 @@ def main() -> None:
     script("python_engine.py")
     script("python_engine.py", str(ROOT / "examples/models/ocr_cls.onnx"), "--shape", "x=3,48,192")
     script("check.py")
+    script("precision.py")
+    script("precision.py", "--memory", "1024")
     with tempfile.TemporaryDirectory() as folder:
         repository = Path(folder) / "model_repository"
         mlp = str(ROOT / "examples/models/mlp.onnx")

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from agreement import cases_ours, cases_qa, judge, mutants, run
-from agreement.case import Case, identity, model, onnx, python, tensorrt
+from agreement.case import Case, Link, content_of, identity, model, onnx, python, tensorrt, write_tree
 from agreement.compare import Outcome, compare, describe
 from agreement.judge import Judge, Judgement
 from agreement.kept import Kept
@@ -79,6 +79,14 @@ class TestCases:
                 assert not (path.endswith("/") and content)
                 inside = [other for other in case.tree if other.startswith(f"{path.rstrip('/')}/") and other != path]
                 assert path.endswith("/") or not inside, (case.id, path)
+
+    def test_links_are_written_and_read(self, tmp_path: Path) -> None:
+        tree = {"m": Link(b"real"), "real/config.pbtxt": Link(b"../texts/one"), "texts/one": b"name: 1"}
+        write_tree(tree, str(tmp_path))
+        for path in ("m/config.pbtxt", "real/config.pbtxt", "texts/one"):
+            assert content_of(tree, path) == (tmp_path / path).read_bytes() == b"name: 1"
+        with pytest.raises(KeyError):
+            content_of({"m/a": Link(b"a")}, "m/b")
 
 
 def _messages() -> list[Any]:

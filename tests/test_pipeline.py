@@ -126,7 +126,7 @@ def test_what_runs_again(change: Callable[[World], None], ran: list[str], world:
     ("tool", "ran"),
     [
         ("onnx", ["introspect", "prepare"]),
-        ("onnxruntime", ["plan", "verify"]),
+        ("onnxruntime", ["prepare", "plan", "verify"]),
         ("numpy", ["verify"]),
         ("jinja2", ["render"]),
         ("tritonclient", ["render"]),

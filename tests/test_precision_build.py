@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import yaml
 import precision_graphs as nets
 from conftest import StartTriton
 from test_cli import tritonrepo
+from tritonrepo import display
 from tritonrepo_client import Client
 
 
@@ -153,3 +155,16 @@ def test_bf16_says_that_it_needs_tensorrt(tmp_path: Path) -> None:
     built = tritonrepo("build", cwd=tmp_path)
     assert built.returncode == 1
     assert "bf16 needs engine tensorrt, because ONNX Runtime cannot run BF16 on a CPU" in built.stderr
+
+
+def test_a_long_search_is_heard_of() -> None:
+    now = [0.0]
+    stream = io.StringIO()
+    shown = display.PlainDisplay(stream, lambda: now[0])
+    for run in range(1, 40):
+        now[0] += 1
+        shown.step("model", f"precision: FP16: run {run} of at most 40", "start", 0.0)
+    shown.step("model", "precision", "done", 39.0)
+    lines = [17, 33]
+    said = [f"model: precision: FP16: run {run} of at most 40" for run in lines]
+    assert stream.getvalue().splitlines() == [*said, "model: precision took 39.0 s"]

@@ -55,7 +55,7 @@ def test_a_model_that_no_pass_changes_is_used_as_it_is(tmp_path: Path) -> None:
 def test_weights_are_no_longer_inputs_and_answers_stay(tmp_path: Path) -> None:
     path = graphs.initializer_as_input(tmp_path)
     found = prepared(path, tmp_path / "kept")
-    assert found.changed_by == {"weight_inputs"}
+    assert "weight_inputs" in found.changed_by
     assert found.changes[0].what == "4 weights are no longer listed as inputs"
     model = onnx.load(found.path)
     onnx.checker.check_model(model, full_check=True)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from tritonrepo import _cuda
 from tritonrepo.errors import EngineError, ModelError
 from tritonrepo.releases import obstacles
+from tritonrepo.spec import ELEMENT_TYPE
 
 if TYPE_CHECKING:
     from tritonrepo._plan_sidecar import Layer
@@ -17,9 +18,6 @@ if TYPE_CHECKING:
 
 #: Layers whose type is what people mean by a model's precision.
 _HEAVY = ("CONVOLUTION", "DECONVOLUTION", "MATRIX_MULTIPLY", "EINSUM", "MOE", "ATTENTION_OUTPUT")
-
-#: The type that some layer has to have, by what was asked for.
-_TYPES = {"fp16": "FP16", "mixed": "FP16", "bf16": "BF16", "int8": "INT8"}
 
 
 def chosen_gpu(model: ModelSpec, found: Availability) -> _cuda.Gpu:
@@ -65,8 +63,8 @@ def required_gpu(request: BuildRequest, found: Availability) -> _cuda.Gpu:
 
 def check_precision(request: BuildRequest, layers: Sequence[Layer]) -> None:
     """ModelError where no layer is of the precision asked for: in a strongly typed network the graph alone decides."""
-    wanted = _TYPES.get(request.precision)
-    if wanted is None:
+    wanted = ELEMENT_TYPE[request.precision]
+    if wanted == "FP32":
         return
     heavy = [layer for layer in layers if layer.kind in _HEAVY] or list(layers)
     looked = list(layers) if wanted == "INT8" else heavy
@@ -104,8 +102,8 @@ def check_shape_tensors(request: BuildRequest, names: Sequence[str]) -> None:
 
 def check_plan(request: BuildRequest, found: Mapping[str, int], profiles: Sequence[Profile]) -> None:
     """ModelError where the plan is not what was asked for, as far as it tells."""
-    wanted = _TYPES.get(request.precision)
-    if found and wanted is not None and wanted not in found:
+    wanted = ELEMENT_TYPE[request.precision]
+    if found and wanted != "FP32" and wanted not in found:
         raise ModelError(
             f"model {request.model}: precision {request.precision} was asked for, but no layer of the plan has it: "
             + ", ".join(f"{count} of {dtype}" for dtype, count in found.items()),

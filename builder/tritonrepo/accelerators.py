@@ -13,7 +13,7 @@ from tritonrepo.errors import ModelError
 from tritonrepo.introspect import Signature
 from tritonrepo.profiles import Profile, Shape
 from tritonrepo.releases import RELEASES
-from tritonrepo.spec import ModelSpec, precision_of
+from tritonrepo.spec import ELEMENT_TYPE, ModelSpec, precision_of
 
 #: What the accelerator tensorrt takes.
 PARAMETERS = frozenset(
@@ -103,7 +103,7 @@ def _precision(spec: ModelSpec, release: str) -> dict[str, str]:
         return {}
     if precision == "bf16":
         _check_bf16(spec, release)
-    return {"precision_mode": "FP16" if precision == "mixed" else precision.upper()}
+    return {"precision_mode": ELEMENT_TYPE[precision]}
 
 
 def _build(spec: ModelSpec) -> dict[str, str]:

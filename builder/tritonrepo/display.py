@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Protocol, TextIO
@@ -82,14 +83,15 @@ class JsonDisplay:
 
 
 class PlainDisplay:
-    """A line when a model is done, one for each step that took long, and now and then one while it does."""
+    """A line when a model is done, one for each step that took long, and now and then what a long one is at."""
 
     _LONG = 2.0
-    _BETWEEN = 30.0
+    _PAUSE = 15.0
 
-    def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
-        self._told: dict[str, float] = {}
+    def __init__(self, stream: TextIO, clock: Callable[[], float] = time.monotonic) -> None:
+        self._stream, self._clock = stream, clock
+        self._last: dict[str, float] = {}
+        """When a model was last heard of, by its name."""
 
     def __enter__(self) -> PlainDisplay:
         return self
@@ -98,15 +100,16 @@ class PlainDisplay:
         pass
 
     def step(self, model: str, step: str, status: str, seconds: float) -> None:
+        now = self._clock()
+        if status in ("start", "progress") and ": " in step and now - self._last.setdefault(model, now) > self._PAUSE:
+            self._last[model] = now
+            self.say(f"{model}: {step}")
         if status == "failed":
             self.say(f"{model}: failed")
         elif status == "done" and step == "publish":
             self.say(f"{model}: done")
         elif status == "done" and seconds > self._LONG:
             self.say(f"{model}: {step} took {seconds:.1f} s")
-        elif status == "progress" and seconds - self._told.get(model, 0.0) >= self._BETWEEN:
-            self._told[model] = seconds
-            self.say(f"{model}: {step}, {seconds:.0f} s")
 
     def say(self, text: str) -> None:
         self._stream.write(text + "\n")

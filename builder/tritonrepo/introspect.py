@@ -249,6 +249,8 @@ def _check_names(kind: str, group: tuple[Tensor, ...], path: Path) -> None:
     for name, count in counts.items():
         if not name:
             raise ModelError(f"an {kind} has no name", where=path, hint=hint)
+        if not isinstance(name, str):  # protobuf gives bytes where they are no UTF-8
+            raise ModelError(f"the name of an {kind} is not UTF-8: {name!r}", where=path, hint=hint)
         if count > 1:
             raise ModelError(f"{count} {kind}s are named {name!r}", where=path, hint=hint)
 

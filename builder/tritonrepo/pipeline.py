@@ -242,7 +242,7 @@ def _build_and_prove(
         TypeAdapter(Verdict),
         ("onnxruntime", "numpy", "tensorrt"),
         {
-            "source": source,
+            **_artefact(steps, prepared, source),
             "plan": _digests(steps.cache, (built.plan, built.description)),
             "settings": settings(model, "verification", "tensorrt", "precision"),
             "samples": _digests(steps.cache, model.verification.samples),
@@ -311,11 +311,16 @@ def _prepare(steps: _Steps, context: preparation.Context, source: Mapping[str, o
     return steps.run(
         "prepare",
         TypeAdapter(Prepared),
-        ("onnx",),
+        ("onnx", "onnxruntime"),
         inputs,
         lambda: preparation.prepare(context, lambda fill: steps.cache.folder("prepared", key, fill)),
-        late=lambda found: _digests(steps.cache, (found.path, *found.external_data)),
+        late=lambda found: _digests(steps.cache, _files_of(found)),
     )
+
+
+def _files_of(prepared: Prepared) -> tuple[Path, ...]:
+    """Every file that preparation gave."""
+    return (prepared.path, *prepared.external_data, *((prepared.reference,) if prepared.reference else ()))
 
 
 def _plan_and_verify(
@@ -349,7 +354,7 @@ def _plan_and_verify(
 
 def _artefact(steps: _Steps, prepared: Prepared, source: Mapping[str, object]) -> dict[str, object]:
     """What depends on the original and on what preparation made of it."""
-    digests = _digests(steps.cache, (prepared.path, *prepared.external_data))
+    digests = _digests(steps.cache, _files_of(prepared))
     return {"source": source, "prepared": digests, "names": prepared.names}
 
 

@@ -106,8 +106,28 @@ class Preparation(Block):
 
     weight_inputs: Flag = True
     """Weights are no longer listed as inputs."""
+    order: Flag = True
+    """Nodes are brought into topological order."""
+    training: Flag = True
+    """Dropout is removed, BatchNormalization is taken out of training mode."""
+    opset: Annotated[int, Field(ge=7, le=64, strict=True)] | None = None
+    """The opset to which the model is brought; by default it keeps its own."""
+    identities: Flag = True
+    """Nodes that hand on what they get are removed."""
     dynamic_batch: Flag = True
     """A batch that is fixed in the file is made dynamic, where it is then proven that rows are independent."""
+    scalars_batch: Flag = True
+    """A scalar input of a model that batches becomes one number for each row, where that can be."""
+    scalars: Flag = True
+    """Other scalars get an axis of size 1, for engines that have no shape for them."""
+    fold: Flag = True
+    """Small values that do not depend on the inputs are computed beforehand."""
+    duplicates: Flag = True
+    """Equal weights are kept once."""
+    unused: Flag = True
+    """Nodes and weights that no output depends on are removed."""
+    names: Flag = True
+    """Names that Triton cannot carry are replaced."""
 
 
 class AxisRange(Block):
@@ -522,6 +542,12 @@ def spec_for(
 
     given = {"repository": repository, "cache": cache, "templates": templates, "triton": triton}
     return _assemble.from_files(onnx, {key: value for key, value in given.items() if value is not None}, settings or {})
+
+
+#: The element type that a precision stands for.
+ELEMENT_TYPE: Mapping[PrecisionName, str] = {
+    "fp32": "FP32", "fp16": "FP16", "mixed": "FP16", "bf16": "BF16", "int8": "INT8",
+}  # fmt: skip
 
 
 def precision_of(model: ModelDefaults) -> Precision:

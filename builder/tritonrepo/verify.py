@@ -243,7 +243,7 @@ class Reference:
     """The original model, asked and answering as the prepared one does: with its names, shapes and types."""
 
     def __init__(self, signature: Signature, prepared: Prepared) -> None:
-        self._session = Session(signature.path, optimize=False)
+        self._session = Session(prepared.reference or signature.path, optimize=False)
         served = prepared.signature
         self.path = prepared.path
         self._inputs = list(zip(signature.inputs, served.inputs, strict=True))  # names change, the order does not

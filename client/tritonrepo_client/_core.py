@@ -182,6 +182,17 @@ class Core:
             self.check_process()
         if self._trace is not None:
             request = request._replace(headers=request.headers + self._trace())
+        try:
+            return await self._send(request, deadline, repeat_lost and request.sequence is None, pinned)
+        except ServerError as error:
+            if "xpected" in error.detail and type(error) is ServerError:
+                # It passed our check, and not the server's: the model has been loaded with another signature.
+                self._forget(request.model)
+            raise
+
+    async def _send(
+        self, request: InferRequest, deadline: float | None, repeat_lost: bool, pinned: Endpoint | None
+    ) -> InferReply:
         first = None
         endpoint = self.dispatcher.endpoints[0]
         if endpoint.alone and endpoint.closed:  # the usual case, without ceremony
@@ -196,7 +207,7 @@ class Core:
             lambda transport: transport.infer(request, deadline),
             deadline,
             model=request.model,
-            repeat_lost=repeat_lost and request.sequence is None,
+            repeat_lost=repeat_lost,
             pinned=pinned,
             first=first,
         )

@@ -194,11 +194,10 @@ class Dispatcher:
                         continue
                     raise last or error from None
                 error.attempts, last = attempt, error
-                if lost and error.may_have_run is False:
-                    error.may_have_run = True  # the attempt before may have
-                if not self._repeats(error, tried, pinned, repeat_lost=repeat_lost and not lost):
+                again = self._repeats(error, tried, pinned, repeat_lost=repeat_lost and not lost)
+                lost = error.may_have_run = lost or error.may_have_run  # one that came before may have run
+                if not again:
                     raise
-                lost = lost or error.may_have_run
                 pause = 0.0 if pinned is None and len(tried) < len(self.endpoints) else self._retry.pause(attempt)
                 if attempt >= self._retry.attempts or (deadline is not None and time.monotonic() + pause >= deadline):
                     raise

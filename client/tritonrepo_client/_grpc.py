@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import AsyncGenerator, Mapping
 from typing import Any
 from urllib.parse import SplitResult
 
 import grpc
 
-from tritonrepo_client._grpc_codec import GrpcCodec, method
+from tritonrepo_client._grpc_codec import GRACE_S, LARGE, GrpcCodec, method
 from tritonrepo_client.errors import ServerUnreachable
-from tritonrepo_client.settings import Settings
+from tritonrepo_client.settings import HeaderList, Settings
 from tritonrepo_client.transport import InferReply, InferRequest, seconds_left
+
+_CLOSE_S = 2.0
 
 
 class GrpcTransport:
@@ -29,10 +32,23 @@ class GrpcTransport:
         message, metadata = codec.infer(request), codec.metadata(request.headers)
         left = seconds_left(deadline, model=request.model, endpoint=self.endpoint)
         try:
-            reply = self._infer(message, left, metadata)
-        except (grpc.RpcError, ValueError) as error:
+            if left is None or len(message) < LARGE:
+                reply = self._infer(message, left, metadata)
+            else:
+                reply = self._watched(message, left, metadata)
+        except (grpc.RpcError, grpc.FutureCancelledError, ValueError, TimeoutError) as error:
             raise self._failure(error, request.model) from None
         return codec.infer_reply(reply, request.model)
+
+    def _watched(self, message: bytes, left: float, metadata: HeaderList | None) -> bytes:
+        call = self._infer.future(message, left, metadata)
+        try:
+            reply: bytes = call.result(left + GRACE_S)
+        except grpc.FutureTimeoutError:
+            raise TimeoutError from None
+        finally:
+            call.cancel()  # nothing, where it has ended
+        return reply
 
     async def ask(self, question: str, arguments: Mapping[str, Any], deadline: float | None) -> Any:
         """The answer to a question."""
@@ -66,8 +82,10 @@ class GrpcTransport:
                 call.cancel()
 
     async def close(self) -> None:
-        """Drop all connections."""
-        self._channel.close()
+        """Drop all connections. gRPC waits for a message that a server does not read, until TCP gives up; we do not."""
+        closing = threading.Thread(target=self._channel.close, name="tritonrepo-client-close", daemon=True)
+        closing.start()
+        closing.join(_CLOSE_S)
 
     def _failure(self, error: Exception, model: str) -> Exception:
         if isinstance(error, ValueError):

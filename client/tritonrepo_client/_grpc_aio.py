@@ -10,12 +10,24 @@ from urllib.parse import SplitResult
 import grpc
 import grpc.aio
 
-from tritonrepo_client._grpc_codec import GrpcCodec, method
+from tritonrepo_client._grpc_codec import GRACE_S, LARGE, GrpcCodec, method
 from tritonrepo_client.errors import ServerUnreachable, TritonClientError
 from tritonrepo_client.settings import Settings
 from tritonrepo_client.transport import InferReply, InferRequest, seconds_left
 
 _FAILURES = (grpc.RpcError, grpc.aio.BaseError, ValueError)
+
+
+class _Late:
+    """Ends a call that gRPC does not end at its deadline."""
+
+    def __init__(self, call: Any) -> None:
+        self.happened = False
+        self._call = call
+
+    def __call__(self) -> None:
+        self.happened = True
+        self._call.cancel()
 
 
 class AsyncGrpcTransport:
@@ -35,13 +47,23 @@ class AsyncGrpcTransport:
             self._infer = method(self._open(request.model), "unary_unary", "ModelInfer")
         message, metadata = codec.infer(request), codec.metadata(request.headers)
         left = seconds_left(deadline, model=request.model, endpoint=self.endpoint)
+        call = self._infer(message, timeout=left, metadata=metadata)
+        late = timer = None
+        if left is not None and len(message) >= LARGE:
+            late = _Late(call)
+            timer = asyncio.get_running_loop().call_later(left + GRACE_S, late)
         try:
-            reply = await self._infer(message, timeout=left, metadata=metadata)
+            reply = await call
         except _FAILURES as error:
             raise self.codec.failure(error, request.model) from None
         except asyncio.CancelledError:
+            if late is not None and late.happened:
+                raise self.codec.failure(TimeoutError(), request.model) from None
             self._raise_if_closed(request.model)
             raise
+        finally:
+            if timer is not None:
+                timer.cancel()
         return codec.infer_reply(reply, request.model)
 
     async def ask(self, question: str, arguments: Mapping[str, Any], deadline: float | None) -> Any:

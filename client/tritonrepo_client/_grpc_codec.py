@@ -16,7 +16,14 @@ from tritonrepo_client.transport import InferReply, InferRequest
 SERVICE = "/inference.GRPCInferenceService/"
 
 #: Triton, as every gRPC server by default, drops clients that ping it more often than this without sending data.
-_KEEPALIVE_MS, _KEEPALIVE_TIMEOUT_MS = 330_000, 20_000
+_KEEPALIVE_MS, _KEEPALIVE_TIMEOUT_MS = 330_000, 10_000
+
+
+#: Bytes of a message from which on gRPC itself does not keep the deadline: where the server reads slowly, a call ends
+#: only when its message has been written.
+LARGE = 64 * 1024
+#: Seconds that gRPC has to end such a call by itself.
+GRACE_S = 0.05
 
 
 class GrpcCodec:

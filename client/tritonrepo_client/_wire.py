@@ -26,7 +26,7 @@ _UNKNOWN, _CHUNKED = -1, -2
 LARGEST_BODY = 2**31 - 1
 
 #: TCP: unacknowledged data, or a peer that no longer answers, ends a connection after so long.
-_USER_TIMEOUT_MS, _KEEP_IDLE_S, _KEEP_INTERVAL_S = 20_000, 60, 10
+_USER_TIMEOUT_MS, _KEEP_IDLE_S, _KEEP_INTERVAL_S = 10_000, 60, 10
 
 
 class Reply(NamedTuple):

@@ -133,7 +133,7 @@ _STATUS: dict[str, type[TritonClientError]] = {
 }
 
 #: With UNAVAILABLE: words that say that the request never reached a model.
-_NEVER_RAN = ("failed to connect", "connections to all backends failing", "not accepting", "name resolution", "DNS")
+_NEVER_RAN = ("failed to connect", "connections to all backends failing", "stopped accepting", "name resolution", "DNS")
 
 
 def from_status(status: str, words: str, *, model: str, endpoint: str) -> TritonClientError:
@@ -168,13 +168,13 @@ def from_foreign(  # noqa: PLR0911 - one for each kind
         return error
     place = {"model": model, "endpoint": endpoint}
     names = {kind.__name__ for kind in type(error).__mro__}
-    words = str(error) or type(error).__name__
     if "InferenceServerException" in names:
         status = (error.status() or "").rpartition(".")[2]  # type: ignore[attr-defined]
-        return from_status(status, error.message() or words, **place)  # type: ignore[attr-defined]
+        return from_status(status, error.message() or str(error), **place)  # type: ignore[attr-defined]
     if "RpcError" in names and callable(getattr(error, "code", None)):
         code = error.code()  # type: ignore[attr-defined]
         return from_status(code.name if code else "UNKNOWN", error.details() or "", **place)  # type: ignore[attr-defined]
+    words = str(error) or type(error).__name__
     if names & {"SharedMemoryException", "CudaSharedMemoryException"}:
         return SharedMemoryError(words, **place)
     if isinstance(error, TimeoutError) or names & {"FutureTimeoutError", "TimeoutError"}:

@@ -307,7 +307,9 @@ def _bfloat16() -> np.dtype[Any]:
 
 
 def _timeout_allowed(batcher: Mapping[str, Any]) -> bool:
-    return bool((batcher.get("default_queue_policy") or {}).get("allow_timeout_override"))
+    policy = batcher.get("default_queue_policy") or {}
+    # A request can shorten the default, and only that: where there is none, the server ignores what it says.
+    return bool(policy.get("allow_timeout_override") and int(policy.get("default_timeout_microseconds", 0)))
 
 
 def _encode(spec: TensorSpec, array: Array) -> WireTensor:

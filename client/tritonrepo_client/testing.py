@@ -137,5 +137,6 @@ def _config(name: str, signature: Signature) -> dict[str, Any]:
     if signature.decoupled:
         config["model_transaction_policy"] = {"decoupled": True}
     if signature.queue_timeout:
-        config["dynamic_batching"] = {"default_queue_policy": {"allow_timeout_override": True}}
+        policy = {"allow_timeout_override": True, "default_timeout_microseconds": 60_000_000}
+        config["dynamic_batching"] = {"default_queue_policy": policy}
     return config

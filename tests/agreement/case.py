@@ -69,6 +69,19 @@ def digest(tree: Tree, gpus: int) -> str:
     return made.hexdigest()[:24]
 
 
+def content_of(tree: Tree, path: str) -> bytes:
+    """What is in a file of a tree, links followed."""
+    for _ in range(8):
+        parts = path.split("/")
+        above = ["/".join(parts[: count + 1]) for count in range(len(parts))]
+        link = next((name for name in above if isinstance(tree.get(name), Link)), None)
+        if link is None:
+            break
+        target = os.path.join(os.path.dirname(link), os.fsdecode(tree[link]))  # noqa: PTH118, PTH120
+        path = os.path.normpath(target + path[len(link) :])
+    return tree[path]
+
+
 def write_tree(tree: Tree, root: str) -> None:
     """Write a repository's content into a folder. Paths are texts: it is done a hundred thousand times."""
     for path, content in tree.items():

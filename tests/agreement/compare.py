@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .case import Case, write_tree
+from .case import Case, content_of, write_tree
 from .judge import BACKENDS, RELEASE, Judgement
 
 if TYPE_CHECKING:
@@ -98,5 +98,5 @@ def _same_fault(case: Case, judgement: Judgement) -> bool:
     from tritonrepo.check._schema import schema
     from tritonrepo.check._textformat import parse
 
-    error = parse(case.tree[f"{judgement.model}/config.pbtxt"], schema(RELEASE)).error
+    error = parse(content_of(case.tree, f"{judgement.model}/config.pbtxt"), schema(RELEASE)).error
     return error is not None and judgement.reason == f"{error.line}:{error.column}: {error.message}"

@@ -15,7 +15,16 @@ from typing import TYPE_CHECKING
 from tritonrepo.errors import TritonrepoError
 from tritonrepo.introspect import Signature, introspect
 from tritonrepo.prepare.base import CannotChange, Change, Context, Pass
+from tritonrepo.prepare.duplicates import merge_duplicates
 from tritonrepo.prepare.dynamic_batch import make_batch_dynamic
+from tritonrepo.prepare.fold import fold_constants
+from tritonrepo.prepare.identities import drop_identities
+from tritonrepo.prepare.names import map_names
+from tritonrepo.prepare.order import sort_nodes
+from tritonrepo.prepare.scalars import give_scalars_an_axis, give_scalars_the_batch
+from tritonrepo.prepare.training import drop_training
+from tritonrepo.prepare.unused import drop_unused
+from tritonrepo.prepare.versions import upgrade_opset
 from tritonrepo.prepare.weight_inputs import drop_weight_inputs
 from tritonrepo.prepare.weights import open_model, write_model
 
@@ -30,15 +39,28 @@ __all__ = [
 #: Name in the spec -> pass, in the order in which they run.
 PASSES: Mapping[str, Pass] = {
     "weight_inputs": drop_weight_inputs,
+    "order": sort_nodes,
+    "training": drop_training,
+    "opset": upgrade_opset,
+    "identities": drop_identities,
+    # The batch before anything is folded: a shape that is computed follows the batch, a folded one does not.
     "dynamic_batch": make_batch_dynamic,
-    # Precision comes last, here: it sees the graph as it will be served.
+    "scalars_batch": give_scalars_the_batch,
+    "scalars": give_scalars_an_axis,
+    "fold": fold_constants,
+    "duplicates": merge_duplicates,
+    "unused": drop_unused,
+    "names": map_names,
+    # Precision is a step of its own behind these: it sees the graph as it will be served.
 }
 
 #: How the reason begins where a pass failed on a model, instead of saying why it cannot do what it is for.
 FAILED = "it fails on this model"
 
+_REFERENCE = "reference"
+
 #: Passes whose work is undone when the batch that they make turns out not to be one.
-FOR_THE_BATCH = frozenset({"dynamic_batch"})
+FOR_THE_BATCH = frozenset({"dynamic_batch", "scalars_batch"})
 
 
 @dataclass(frozen=True)
@@ -54,6 +76,8 @@ class Prepared:
     """Inputs and outputs that are served under another name: name in the original -> served name."""
     refused: Mapping[str, str] = field(default_factory=dict)
     """Pass -> why it could not do what it is for."""
+    reference: Path | None = None
+    """What the artefact is compared with, where that is not the original: a model that was in training mode."""
 
     @property
     def changed_by(self) -> frozenset[str]:
@@ -69,54 +93,109 @@ def prepare(context: Context, keep: Callable[[Callable[[Path], None]], Path]) ->
         keep: gives a folder for the changed model; it is called with a function that writes into that folder.
     """
     source = context.signature.path
-    model, changes, refused = _run(context)
-    if not changes:
-        return Prepared(source, context.signature.external_data, (), context.signature, refused=refused)
-    path = keep(lambda folder: write_model(model, source, folder)) / "model.onnx"
+    done = _run(context)
+    if not done.changes:
+        return Prepared(source, context.signature.external_data, (), context.signature, refused=done.refused)
+
+    def write(folder: Path) -> None:
+        write_model(done.model, source, folder)
+        if done.reference is not None:
+            write_model(done.reference, source, folder / _REFERENCE)
+
+    folder = keep(write)
+    path = folder / "model.onnx"
     served = introspect(path)
-    return Prepared(path, served.external_data, tuple(changes), replace(served, path=source), refused=refused)
+    return Prepared(
+        path,
+        served.external_data,
+        tuple(done.changes),
+        replace(served, path=source),
+        names=_renamed(context.signature, served),
+        refused=done.refused,
+        reference=folder / _REFERENCE / "model.onnx" if done.reference is not None else None,
+    )
+
+
+def _renamed(before: Signature, after: Signature) -> dict[str, str]:
+    """Names that changed; the order of inputs and outputs did not."""
+    pairs = (*zip(before.inputs, after.inputs, strict=True), *zip(before.outputs, after.outputs, strict=True))
+    return {old.name: new.name for old, new in pairs if old.name != new.name}
 
 
 def foresee(context: Context) -> tuple[tuple[Change, ...], Mapping[str, str]]:
     """What the passes would change, and which could not do what they are for; nothing is written."""
-    _, changes, refused = _run(context)
-    return tuple(changes), refused
+    done = _run(context)
+    return tuple(done.changes), done.refused
 
 
-def _run(context: Context) -> tuple[onnx.ModelProto, list[Change], dict[str, str]]:
-    """The model after the passes that are switched on, what they changed, and why a pass could not."""
+@dataclass
+class _Done:
+    """The model after the passes."""
+
+    model: onnx.ModelProto
+    changes: list[Change] = field(default_factory=list)
+    refused: dict[str, str] = field(default_factory=dict)
+    reference: onnx.ModelProto | None = None
+    """The model after the last pass that is meant to change the answers."""
+
+
+def _run(context: Context) -> _Done:
+    """The model after the passes that are switched on; without those for the batch, where no batch comes of them."""
     import onnx
 
-    model = open_model(context.signature.path)
-    changes: list[Change] = []
-    refused: dict[str, str] = {}
+    done = _Done(open_model(context.signature.path))
     for name in _chosen(context):
         attempt = onnx.ModelProto()
-        attempt.CopyFrom(model)
+        attempt.CopyFrom(done.model)
         try:
             attempt, changed = PASSES[name](attempt, context)
         except CannotChange as why:
-            refused[name] = str(why)
+            done.refused[name] = str(why)
             continue
         except TritonrepoError:
             raise
         except Exception as error:
             # A model may be invalid in any way; what is wrong with it, the runtime says when it is verified. A pass
             # that fails on it leaves it as it was, and the report says so.
-            refused[name] = f"{FAILED}: {type(error).__name__}: {' '.join(str(error).split())[:200]}"
+            done.refused[name] = f"{FAILED}: {type(error).__name__}: {' '.join(str(error).split())[:200]}"
             continue
         if changed:
-            model = attempt
-            changes += changed
-    return model, changes, refused
+            done.model = attempt
+            done.changes += changed
+        if any(change.answers for change in changed):
+            done.reference = onnx.ModelProto()
+            done.reference.CopyFrom(attempt)
+    if any(change.by in FOR_THE_BATCH for change in done.changes) and not _batches(done.model):
+        again = _run(replace(context, without=FOR_THE_BATCH))
+        again.refused = {**done.refused, **again.refused}
+        return again
+    return done
+
+
+def _batches(model: onnx.ModelProto) -> bool:
+    """Whether the first axis of every input and output is dynamic."""
+    shapes = [value.type.tensor_type.shape.dim for value in (*model.graph.input, *model.graph.output)]
+    return all(shape and not shape[0].HasField("dim_value") for shape in shapes)
 
 
 def settings(context: Context) -> Mapping[str, object]:
     """All that the result depends on besides the file, for the key of the result in the cache."""
-    return {"passes": _chosen(context)}
+    signature = context.signature
+    return {
+        "passes": _chosen(context),
+        "opset": context.spec.prepare.opset,
+        "engine": context.engine if any(not each.shape for each in (*signature.inputs, *signature.outputs)) else None,
+        "batch": None if signature.batch else context.spec.batching.max_batch_size not in ("auto", 0),
+        "sizes": None if signature.batch else context.spec.model_dump(mode="json", include={"shapes"}),
+    }
 
 
 def _chosen(context: Context) -> tuple[str, ...]:
     """The passes that are switched on."""
     switches = context.spec.prepare
-    return tuple(name for name in PASSES if getattr(switches, name) and name not in context.without)
+    wanted = context.spec.batching.max_batch_size != 0
+    return tuple(
+        name
+        for name in PASSES
+        if getattr(switches, name) and name not in context.without and (wanted or name not in FOR_THE_BATCH)
+    )

@@ -22,6 +22,8 @@ class Change:
     """The pass, by its name in the spec's ``prepare`` block."""
     what: str
     why: str
+    answers: bool = False
+    """Whether the answers change, and are meant to: the reference is then the file with this change."""
 
     def __str__(self) -> str:
         return f"{self.what} ({self.by}: {self.why})"

@@ -47,13 +47,15 @@ class Growing:
         self.rows = rows
         self.flatten_first = flatten_first
         self.given = World(model, sizes, folder)
-        grown = {name: (shape[0] * GROWTH, *shape[1:]) for name, shape in sizes.items() if shape[0]}
+        grown = {
+            name: (shape[0] * GROWTH, *shape[1:]) if shape and shape[0] else shape for name, shape in sizes.items()
+        }
         self.grown = World(model, grown, folder)
         self.done: list[onnx.NodeProto] = []
         self.mended: list[str] = []
         self._inner: dict[str, int] = {}
         self._names = Names(model)
-        self._source = model.graph.input[0].name
+        self._source = next(name for name, shape in sizes.items() if shape)
         self._batch: str | None = None
 
     def scaled(self, name: str) -> int | None:

@@ -42,6 +42,8 @@ def make_batch_dynamic(model: onnx.ModelProto, context: Context) -> tuple[onnx.M
     grown, mended = _grow(model, context, rows)
     symbol = _symbol(context.signature)
     for value in (*grown.graph.input, *grown.graph.output):
+        if not value.type.tensor_type.shape.dim:
+            continue  # a scalar input
         value.type.tensor_type.shape.dim[0].dim_param = symbol
     _forget_shapes(grown.graph)
     what = f"the batch, fixed at {rows} in the file, is dynamic"
@@ -64,10 +66,10 @@ def _rows(context: Context) -> int | None:
     signature = context.signature
     if signature.batch or context.spec.batching.max_batch_size == 0:
         return None
-    scalar = next((tensor.name for tensor in signature.inputs if not tensor.shape), None)
-    if scalar is not None:
-        raise CannotChange(f"input {scalar} is a scalar")
-    sizes = {tensor.name: tensor.shape[0] for tensor in signature.inputs}
+    scalar = next((tensor.name for tensor in (*signature.inputs, *signature.outputs) if not tensor.shape), None)
+    if scalar is not None and not (context.spec.prepare.scalars_batch and all(t.shape for t in signature.outputs)):
+        raise CannotChange(f"{scalar} is a scalar")
+    sizes = {tensor.name: tensor.shape[0] for tensor in signature.inputs if tensor.shape}
     fixed = {size for size in sizes.values() if isinstance(size, int)}
     if not fixed:
         return None  # outputs alone are fixed: nothing to read a batch from
@@ -81,7 +83,7 @@ def _rows(context: Context) -> int | None:
         return rows if rows > 0 else None
     if rows != 1:
         raise CannotChange(f"a first axis of {rows} may be no batch; batching.max_batch_size: N says that it is")
-    if any(len(tensor.shape) < 2 for tensor in signature.inputs):
+    if any(len(tensor.shape) == 1 for tensor in signature.inputs):
         raise CannotChange("an input whose only axis has size 1 may be no batch; batching.max_batch_size: N says it is")
     return rows
 
@@ -155,12 +157,13 @@ def _sizes(context: Context, rows: int, assumed: int) -> Mapping[str, Shape]:
         ranged = ranges.get(str(dim))
         return (ranged.opt or ranged.max) if isinstance(ranged, AxisRange) else assumed
 
-    return {tensor.name: (rows, *map(size, tensor.shape[1:])) for tensor in context.signature.inputs}
+    inputs = context.signature.inputs
+    return {tensor.name: (rows, *map(size, tensor.shape[1:])) if tensor.shape else () for tensor in inputs}
 
 
 def _symbol(signature: Signature) -> str:
     """A name for the batch axis: one that is there, else ``batch`` unless that means something else."""
-    first = [dim for tensor in signature.inputs if isinstance(dim := tensor.shape[0], str)]
+    first = [dim for tensor in signature.inputs if tensor.shape and isinstance(dim := tensor.shape[0], str)]
     taken = {dim for tensor in (*signature.inputs, *signature.outputs) for dim in tensor.shape[1:]}
     return first[0] if first else "batch" if "batch" not in taken else "batch_axis"
 

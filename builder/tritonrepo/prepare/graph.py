@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -182,12 +183,53 @@ def add_initializer(graph: onnx.GraphProto, value: Array, name: str) -> str:
     return name
 
 
-def remove_nodes(graph: onnx.GraphProto, dropped: Iterable[int]) -> None:
-    """Remove nodes by their places."""
-    for place in sorted(dropped, reverse=True):
+def reads_of(graph: onnx.GraphProto) -> Counter[str]:
+    """How often each name is read: by nodes, subgraphs included, and as an output."""
+    reads = Counter(name for node in graph.node for name in read_names(node))
+    reads.update(value.name for value in graph.output)
+    return reads
+
+
+def bypass(graph: onnx.GraphProto, places: Iterable[int]) -> int:
+    """Take out nodes: what reads the first output of one reads its first input instead.
+
+    Where the output is one of the graph's, the node that makes the input makes the output itself. A node stays where
+    that cannot be: its input is an input of the graph, a weight, or another output.
+
+    Args:
+        graph: its nodes are in topological order.
+        places: of the nodes.
+
+    Returns:
+        How many were taken out.
+    """
+    outputs = Counter(value.name for value in graph.output)
+    sources: dict[str, str] = {}
+    gone, last = [], []
+    for place in places:
+        node = graph.node[place]
+        if node.output[0] in outputs:
+            last.append(place)
+        else:
+            sources[node.output[0]] = sources.get(node.input[0], node.input[0])
+            gone.append(place)
+    for node in graph.node:
+        rename_reads(node, sources)
+    for place in last:
+        source, target = graph.node[place].input[0], graph.node[place].output[0]
+        maker = next((node for at, node in enumerate(graph.node) if source in node.output and at not in gone), None)
+        if maker is None or source in outputs or outputs[target] > 1:
+            continue
+        gone.append(place)
+        graph.node[place].output[0] = ""
+        maker.output[list(maker.output).index(source)] = target
+        for node in graph.node:
+            rename_reads(node, {source: target})
+    for place in sorted(gone, reverse=True):
         del graph.node[place]
+    return len(gone)
 
 
 def counted(number: int, thing: str) -> str:
     """``1 node``, ``2 nodes``."""
-    return f"{number} {thing}" + ("" if number == 1 else "es" if thing.endswith("x") else "s")
+    return f"{number} {thing}" + ("" if number == 1 or thing[0].isupper() else "s")

@@ -76,6 +76,10 @@ class World:
             return None
         return tuple(dim.dim_value if dim.HasField("dim_value") else None for dim in kind.tensor_type.shape.dim)
 
+    def tensor(self, name: str) -> onnx.TensorProto:
+        """A known value as a constant of that name."""
+        return self._data[name]
+
     def step(self, node: onnx.NodeProto) -> None:
         """Infer the outputs of a node; they stay unknown where inference does not know the operator.
 

@@ -26,6 +26,9 @@ MOST_INLINE = 2**31 - 2**24
 #: Where weights go that do not fit into the file.
 DATA_FILE = "model.onnx.data"
 
+#: Files that Triton looks for in a version's folder, and the one that weights may be moved to.
+_TAKEN = frozenset({"model.onnx", "model.py", "model.plan", DATA_FILE})
+
 _BLOCK = 1 << 22
 # Field numbers of onnx.proto.
 _MODEL_GRAPH, _GRAPH_INITIALIZER, _TENSOR_RAW = 7, 5, 9
@@ -91,16 +94,21 @@ def write_model(model: onnx.ModelProto, source: Path, folder: Path) -> None:
     Args:
         model: what ``open_model`` gave, changed by passes.
         source: the file that it was opened from.
-        folder: where ``model.onnx`` is written. It is empty.
+        folder: where ``model.onnx`` is written. It is made where it is missing, and empty.
     """
     import onnx
 
+    folder.mkdir(parents=True, exist_ok=True)
     written = onnx.ModelProto()
     written.CopyFrom(model)
-    for file in sorted({_location(tensor) for tensor in tensors(written)} - {"", source.name}):
-        target = folder / file
+    for file in sorted({location(tensor) for tensor in tensors(written)} - {"", source.name}):
+        target = folder / served_location(file)
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source.parent / file, target)
+    for tensor in tensors(written):
+        for entry in tensor.external_data:
+            if entry.key == "location" and entry.value != source.name:
+                entry.value = served_location(entry.value)
     graph = written.graph
     if written.ByteSize() + sum(where.length for _, where in _own(graph, source)) > MOST_INLINE:
         _into_data_file(written, source, folder)
@@ -111,7 +119,7 @@ def write_model(model: onnx.ModelProto, source: Path, folder: Path) -> None:
         bare.ClearField("external_data")
         bare.ClearField("data_location")
         appended.append((bare, where))
-    kept = [tensor for tensor in graph.initializer if _location(tensor) != source.name]
+    kept = [tensor for tensor in graph.initializer if location(tensor) != source.name]
     del graph.initializer[:]
     graph.initializer.extend(kept)
     with (folder / "model.onnx").open("xb") as out:
@@ -121,14 +129,14 @@ def write_model(model: onnx.ModelProto, source: Path, folder: Path) -> None:
 def _own(graph: onnx.GraphProto, source: Path) -> list[tuple[onnx.TensorProto, Extent]]:
     """Weights whose bytes are in the model file itself, with where they are."""
     places = ((tensor, extent(tensor, source.parent)) for tensor in graph.initializer)
-    return [(tensor, where) for tensor, where in places if where and _location(tensor) == source.name]
+    return [(tensor, where) for tensor, where in places if where and location(tensor) == source.name]
 
 
 def _into_data_file(model: onnx.ModelProto, source: Path, folder: Path) -> None:
     """Move every weight that is in the model file, or that a pass made, into a file of its own."""
     with (folder / DATA_FILE).open("xb") as file:
         for tensor in model.graph.initializer:
-            if tensor.external_data and _location(tensor) != source.name:
+            if tensor.external_data and location(tensor) != source.name:
                 continue
             where = extent(tensor, source.parent)
             if where is None and len(tensor.raw_data) < SMALL:
@@ -243,5 +251,11 @@ def _refer(tensor: onnx.TensorProto, location: str, offset: int, length: int) ->
         tensor.external_data.add(key=key, value=str(value))
 
 
-def _location(tensor: onnx.TensorProto) -> str:
+def location(tensor: onnx.TensorProto) -> str:
+    """The file that a weight's bytes are in, seen from the model's folder; empty where they are in the graph."""
     return next((entry.value for entry in tensor.external_data if entry.key == "location"), "")
+
+
+def served_location(file: str) -> str:
+    """Where a file of external data lies in a version's folder: in its own place, unless Triton looks for that name."""
+    return f"weights-{file}" if file in _TAKEN else file

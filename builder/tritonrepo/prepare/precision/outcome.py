@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 from tritonrepo.compare import OutputError
 from tritonrepo.errors import ModelError, VerificationError
 from tritonrepo.prepare.precision import choose, graph
-from tritonrepo.prepare.precision.report import Kept, Reached, operators_by_type, type_of, weights_by_type
+from tritonrepo.prepare.precision.report import Kept, Reached, operators_by_type, weights_by_type
 from tritonrepo.prepare.precision.request import Request
 from tritonrepo.prepare.precision.search import Found, Judgement, search
+from tritonrepo.spec import ELEMENT_TYPE
 
 if TYPE_CHECKING:
     import onnx
@@ -112,7 +113,7 @@ def reached(
         why.update(each.kept)
     if not work & first.low:
         raise _stays_fp32(request, first, [Kept(name, op_types[name], why.get(name, "")) for name in sorted(work)])
-    kind = type_of(request.precision.type)
+    kind = ELEMENT_TYPE[request.precision.type]
     because: dict[str, list[str]] = {}
     for node in nodes:
         if node.reason and not node.reason.startswith("it holds graphs"):
@@ -148,7 +149,7 @@ def _finite(judged: Judgement) -> float | None:
 
 
 def _stays_fp32(request: Request, found: Found, kept: Sequence[Kept]) -> VerificationError:
-    kind = type_of(request.precision.type)
+    kind = ELEMENT_TYPE[request.precision.type]
     shown = "; ".join(f"{each.node} ({each.op_type}): {each.why or 'not chosen'}" for each in kept[:4])
     return VerificationError(
         f"model {request.name}: precision {request.precision.type} was asked for, but the operators that do the work "
@@ -160,7 +161,7 @@ def _stays_fp32(request: Request, found: Found, kept: Sequence[Kept]) -> Verific
 
 def nothing_to_lower(request: Request, model: onnx.ModelProto, nodes: Sequence[choose.Node]) -> Done:
     """The model is in that precision already, or cannot be brought to it."""
-    kind = type_of(request.precision.type)
+    kind = ELEMENT_TYPE[request.precision.type]
     have = as_it_is(request, model, already=True)
     if have.low and have.low_share >= 0.5:
         return Done(None, have)

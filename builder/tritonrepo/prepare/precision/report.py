@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from tritonrepo.compare import OutputError
 from tritonrepo.prepare.precision.graph import BFLOAT16, FLOAT, FLOAT16, SHORT, element_types, subgraphs
 from tritonrepo.prepare.precision.weights import bytes_by_type
+from tritonrepo.spec import ELEMENT_TYPE, PrecisionName
 
 if TYPE_CHECKING:
     import onnx
@@ -31,7 +32,7 @@ class Kept:
 class Reached:
     """What came of a request for a precision."""
 
-    asked: str
+    asked: PrecisionName
     """``fp16``, ``mixed``, ``bf16`` or ``int8``."""
     already: bool
     """Whether the model had it before."""
@@ -55,7 +56,7 @@ class Reached:
     @property
     def low(self) -> int:
         """How many operators run in the type that was asked for."""
-        return self.operators.get(type_of(self.asked), 0)
+        return self.operators.get(ELEMENT_TYPE[self.asked], 0)
 
     @property
     def low_share(self) -> float:
@@ -64,7 +65,7 @@ class Reached:
 
     def summary(self) -> str:
         """One line for people."""
-        kind = type_of(self.asked)
+        kind = ELEMENT_TYPE[self.asked]
         if self.already:
             return f"the model is {kind} already"
         total, size = sum(self.operators.values()), sum(self.weights.values())
@@ -88,11 +89,6 @@ class Reached:
             yield f"{names} ({why})"
         if len(groups) > most:
             yield f"and others for {len(groups) - most} more reasons (all are in the verdict)"
-
-
-def type_of(asked: str) -> str:
-    """The type that a precision stands for."""
-    return {"fp16": "FP16", "mixed": "FP16", "bf16": "BF16", "int8": "INT8"}[asked]
 
 
 def operators_by_type(model: onnx.ModelProto) -> dict[str, int]:
