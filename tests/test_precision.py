@@ -425,6 +425,17 @@ def test_int8_with_the_rest_in_fp16(tmp_path: Path) -> None:
     np.testing.assert_allclose(got.astype(np.float32), want, atol=0.1 * np.abs(want).max())
 
 
+def test_a_quantized_model_in_fp16_keeps_its_pairs_whole(tmp_path: Path) -> None:
+    once, _ = reduced(nets.cnn(tmp_path, opset=19), type="int8")
+    again, reached = reduced(once.path, type="fp16")
+    assert node_types(again.path, "DequantizeLinear") == {TensorProto.FLOAT16}
+    casts = [node for node in onnx.load(again.path).graph.node if node.op_type == "Cast"]
+    assert len(casts) == 2, "of the input and of the output"
+    assert reached.operators == {"INT8": 3, "FP16": 6}
+    old, _ = reduced(reduced(nets.cnn(tmp_path), type="int8")[0].path, type="fp16")  # opset 18: scales are FP32
+    assert node_types(old.path, "DequantizeLinear") == {TensorProto.FLOAT}
+
+
 def test_scales_in_fp16_need_opset_19(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="int8 needs opset 19, for scales in FP16; the model has 18"):
         reduced(nets.cnn(tmp_path), type="int8", rest="fp16")

@@ -40,8 +40,8 @@ def samples(folder: Path, count: int = 3) -> list[str]:
     return [f"s{number}.npz" for number in range(count)]
 
 
-def verdict_of(folder: Path, model: str) -> dict[str, Any]:
-    path = next((folder / "model_repository" / model).glob("*.verdict.json"))
+def verdict_of(folder: Path, model: str, repository: str = "model_repository") -> dict[str, Any]:
+    path = next((folder / repository / model).glob("*.verdict.json"))
     return dict(json.loads(path.read_text()))
 
 
@@ -147,6 +147,20 @@ def test_samples_of_a_converted_input_may_be_fp32(tmp_path: Path) -> None:
     assert built.returncode == 0, built.stderr
     model = onnx.load(tmp_path / "model_repository" / "cnn" / "1" / "model.onnx")
     assert [value.type.tensor_type.elem_type for value in (*model.graph.input, *model.graph.output)] == [10, 10]
+
+
+def test_a_model_that_is_there_already_is_said_to_be(tmp_path: Path) -> None:
+    place(nets.cnn, tmp_path, "cnn")
+    write_spec(tmp_path, cnn={"precision": "fp16"})
+    assert tritonrepo("build", cwd=tmp_path).returncode == 0
+    made = tmp_path / "model_repository" / "cnn" / "1" / "model.onnx"
+    made.rename(tmp_path / "half.onnx")
+    write_spec(tmp_path, half={"precision": "mixed"})
+    built = tritonrepo("build", "--repository", "other", cwd=tmp_path)
+    assert built.returncode == 0, built.stderr
+    assert "half: the model is FP16 already" in built.stdout
+    assert verdict_of(tmp_path, "half", "other")["precision"]["already"]
+    assert (tmp_path / "other" / "half" / "1" / "model.onnx").read_bytes() == (tmp_path / "half.onnx").read_bytes()
 
 
 def test_bf16_says_that_it_needs_tensorrt(tmp_path: Path) -> None:

@@ -156,7 +156,7 @@ def build_model(task: Task, emit: Callable[[Event], None]) -> Built:
         signature=served,
         plan=chosen,
         verdict=verdict,
-        changes=prepared.changes,
+        changes=(*prepared.changes, *_already(reached)),
         files=(model.onnx, *signature.external_data, *_samples(model), *copied_files(model)),
         cached=steps.all_cached,
     )
@@ -298,6 +298,11 @@ def _reduce_precision(
         ),
         late=lambda found: _digests(steps.cache, (found.prepared.path, *found.prepared.external_data)),
     )
+
+
+def _already(reached: Reached | None) -> tuple[Change, ...]:
+    """What is said of a model that was in the precision before."""
+    return (Change("precision", reached.summary(), "nothing was to be done"),) if reached and reached.already else ()
 
 
 def _samples(model: ModelSpec) -> tuple[Path, ...]:

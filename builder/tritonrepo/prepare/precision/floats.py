@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tritonrepo.prepare.precision import choose, gate, graph, lower, outcome, weights
+from tritonrepo.prepare.precision import choose, gate, graph, lower, outcome, quantize, weights
 from tritonrepo.prepare.precision.graph import BFLOAT16, FLOAT16, SHORT
 from tritonrepo.prepare.precision.outcome import Done
 from tritonrepo.prepare.precision.request import Request
@@ -28,14 +28,16 @@ def low_float(request: Request, model: onnx.ModelProto, work: Path) -> Done:
         work: the working folder, where the weights are.
     """
     settings, dtype = request.precision, _DTYPE[request.precision.type]
-    nodes = choose.survey(model, dtype)
+    quantized = quantize.is_quantized(model) and graph.opsets(model).get("", 0) >= quantize.FP16_SCALE_OPSET
+    nodes = choose.survey(model, dtype, quantized=quantized)
     if not any(node.reason is None and node.op_type != "Cast" for node in nodes):
         return outcome.nothing_to_lower(request, model, nodes)
     held = choose.matching(settings.keep_fp32, nodes)
     default = choose.by_default(model, nodes, mixed=settings.type == "mixed", kept=held)
     judge = gate.Gate(request.verification, settings.type, request.cases(), work)
-    convert = _Conversion(request, model, weights.Lowered(work, dtype), judge)
-    found = convert.search([node.name for node in nodes if node.name in default])
+    convert = _Conversion(request, model, weights.Lowered(work, dtype), judge, _pairs(model) if quantized else {})
+    order = [node.name for node in nodes if node.name in default and not (quantized and _quantizes(node))]
+    found = convert.search(order)
     return outcome.reached(request, convert.lowered(found.low), [found], nodes, held, convert.notes())
 
 
@@ -51,9 +53,13 @@ def rest_in_fp16(
     pairs = _pairs(model)
     default = choose.by_default(model, nodes, mixed=False)
     convert = _Conversion(request, model, weights.Lowered(work, FLOAT16), judge, pairs)
-    order = [node.name for node in nodes if node.name in default and node.op_type not in choose.QUANTIZERS]
+    order = [node.name for node in nodes if node.name in default and not _quantizes(node)]
     found = convert.search(order)
     return convert.lowered(found.low), found, convert.notes()
+
+
+def _quantizes(node: choose.Node) -> bool:
+    return node.op_type in choose.QUANTIZERS
 
 
 def _pairs(model: onnx.ModelProto) -> dict[str, tuple[str, ...]]:
