@@ -21,7 +21,7 @@ from test_tensorrt_repositories import VARIANTS, described, made
 from tritonrepo import _fleet, _record
 from tritonrepo._fleet import Share, as_share, find_plan, identity
 from tritonrepo.build import with_fallbacks
-from tritonrepo.errors import UsageError
+from tritonrepo.errors import PublishError, UsageError
 from tritonrepo.lock import repository_lock
 from tritonrepo.publish import Published, Staged, publish, rollback
 from tritonrepo.render import render
@@ -33,12 +33,18 @@ TENSORRT = "11.1.0.106"
 
 
 def staged(
-    gpu: str, *, settings: str = "same", tensorrt: str = TENSORRT, content: str = "", fleet: Any = FLEET
+    gpu: str,
+    *,
+    settings: str = "same",
+    tensorrt: str = TENSORRT,
+    content: str = "",
+    fleet: Any = FLEET,
+    hold: bool = False,
 ) -> Staged:
     """What the host with that GPU has built."""
     inputs, spec_settings, _ = VARIANTS["fleet"]
     chosen, signature, spec = made(inputs, spec_settings, fleet)
-    plan = (content or f"a plan for {gpu}").encode()
+    plan = (content or f"a plan for {gpu}{'' if settings == 'same' else f' of {settings}'}").encode()
     document = json.loads(described(chosen, signature, gpu, plan))
     name = chosen.plan_file(gpu)
     rendered = render(spec, signature, chosen, None)
@@ -49,7 +55,7 @@ def staged(
         verdict={"model": "m", "settings": settings, "verdict": {"ok": True, "on": gpu}},
         provenance={"host": f"host of {gpu}"},
     )
-    share = Share(identity({"m.onnx": "1"}, settings, "26.07", tensorrt), gpu, name)
+    share = Share(identity({"m.onnx": "1"}, settings, "26.07", tensorrt), gpu, name, fleet, hold)
     return as_share(whole, share, tensorrt)
 
 
@@ -101,7 +107,7 @@ def test_files_of_others_are_not_written_again(repository: Path) -> None:
 
 
 @pytest.mark.parametrize("changes", [{"settings": "other"}, {"tensorrt": "11.4.0.106"}])
-def test_other_settings_or_another_tensorrt_begin_a_new_version(repository: Path, changes: dict[str, str]) -> None:
+def test_other_settings_or_another_tensorrt_begin_a_new_version(repository: Path, changes: dict[str, Any]) -> None:
     put(repository, staged("8.0"))
     put(repository, staged("9.0"))
     done = put(repository, staged("9.0", **changes))
@@ -226,6 +232,79 @@ def test_what_is_no_share_is_published_as_ever(repository: Path) -> None:
     assert _fleet.merged(plain, repository / "m", 1, _record.read_record(repository / "m", 1)) is plain
     assert put(repository, plain).action == "new version"
     assert files(repository, 2) == plans("9.0")
+
+
+# ---- waiting for the others ------------------------------------------------------------------------------------------
+
+
+def test_a_new_version_waits_until_it_takes_the_model_from_nobody(repository: Path) -> None:
+    for gpu in FLEET:
+        put(repository, staged(gpu, hold=True))
+    assert files(repository, 1) == plans(*FLEET)
+    before = {path.name: path.stat().st_mtime_ns for path in (repository / "m").iterdir()}
+    first = put(repository, staged("9.0", settings="new", hold=True))
+    assert (first.action, first.version, first.waits) == ("held", 1, ("12.0", "8.0"))
+    second = put(repository, staged("12.0", settings="new", hold=True))
+    assert (second.action, second.waits) == ("held", ("8.0",))
+    assert {path.name: path.stat().st_mtime_ns for path in (repository / "m").iterdir()} == before
+    found = status(repository)
+    assert [(part.gpu, part.state) for part in found[3:]] == [("12.0", "held"), ("9.0", "held")]
+    assert not all(part.ok for part in found)
+    last = put(repository, staged("8.0", settings="new", hold=True))
+    assert (last.action, last.version, files(repository, 2)) == ("new version", 2, plans(*FLEET))
+    record = _record.read_record(repository / "m", 2)
+    assert record is not None
+    assert set(record.verdict["plans"]) == set(FLEET)  # type: ignore[call-overload]
+    provenance = json.loads((repository / "m" / "2.provenance.json").read_text())
+    assert set(provenance["plans"]) == set(FLEET)
+    assert all(part.ok for part in status(repository))
+    assert not list((repository.parent / ".models.tritonrepo" / "held").iterdir())
+    assert put(repository, staged("9.0", settings="new", hold=True)).action == "unchanged"
+
+
+def test_the_first_version_waits_for_nobody(repository: Path) -> None:
+    assert put(repository, staged("9.0", hold=True)).action == "new"
+    # Nor does one that lacks only what the published one lacks, too.
+    assert put(repository, staged("9.0", settings="new", hold=True)).action == "new version"
+    # A GPU that is no longer of the fleet is not waited for.
+    put(repository, staged("8.0", settings="new"))
+    done = put(repository, staged("9.0", settings="newer", fleet=("9.0", "12.0"), hold=True))
+    assert (done.action, files(repository, 3)) == ("new version", plans("9.0"))
+
+
+def test_what_waits_is_replaced_by_what_the_same_host_builds_next(repository: Path) -> None:
+    put(repository, staged("8.0"))
+    put(repository, staged("9.0"))
+    put(repository, staged("9.0", settings="new", content="first", hold=True))
+    put(repository, staged("9.0", settings="new", content="second", hold=True))
+    put(repository, staged("8.0", settings="new", hold=True))
+    assert (repository / "m" / "2" / "model_sm90.plan").read_bytes() == b"second"
+
+
+def test_what_was_held_for_other_settings_is_not_mixed_in(repository: Path) -> None:
+    put(repository, staged("8.0"))
+    put(repository, staged("9.0"))
+    put(repository, staged("9.0", settings="new", hold=True))
+    done = put(repository, staged("8.0", settings="newer", hold=True))
+    assert (done.action, done.waits) == ("held", ("9.0",))
+    put(repository, staged("9.0", settings="newer", hold=True))
+    assert files(repository, 2) == plans("8.0", "9.0")
+    record = _record.read_record(repository / "m", 2)
+    assert record is not None and record.verdict["settings"] == "newer"
+    assert len(status(repository)) == 3  # nothing waits any more
+
+
+def test_a_held_plan_that_was_cut_is_not_published(repository: Path) -> None:
+    put(repository, staged("8.0"))
+    put(repository, staged("9.0"))
+    put(repository, staged("9.0", settings="new", hold=True))
+    for path in (repository.parent / ".models.tritonrepo" / "held").rglob("*.plan"):
+        path.write_bytes(b"cut")
+    with pytest.raises(PublishError, match="not the one that was built and verified"):
+        put(repository, staged("8.0", settings="new", hold=True))
+    assert _record.versions(repository / "m") == (1,)
+    put(repository, staged("9.0", settings="new", hold=True))
+    assert put(repository, staged("8.0", settings="new", hold=True)).action == "new version"
 
 
 @pytest.mark.server

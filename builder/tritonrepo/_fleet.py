@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tritonrepo import _record
+from tritonrepo._held import held
 from tritonrepo._record import Record
 from tritonrepo.errors import EngineError
 from tritonrepo.fingerprint import digest
@@ -41,6 +42,10 @@ class Share:
     """Compute capability of its GPU, ``9.0``."""
     file: str
     """Name of its plan; the description is beside it."""
+    gpus: tuple[str, ...] = ()
+    """The fleet that the spec names."""
+    hold: bool = True
+    """Whether it waits for other hosts where a version without their plans would take the model from their GPUs."""
 
 
 def identity(onnx: object, settings: object, release: str, tensorrt: str) -> str:
@@ -55,13 +60,14 @@ def identity(onnx: object, settings: object, release: str, tensorrt: str) -> str
     return digest({"onnx": onnx, "settings": settings, "release": release, "tensorrt": tensorrt})
 
 
-def in_fleet(staged: Staged, chosen: Plan, release: str) -> Staged:
+def in_fleet(staged: Staged, chosen: Plan, release: str, *, hold: bool = True) -> Staged:
     """A staged model as this host's part of a version, where it is built for a fleet; as it is where it is not.
 
     Args:
         staged: with a plan and its description among the files of its version.
         chosen: what is served.
         release: the Triton release that will serve it.
+        hold: see `Share`.
     """
     described = next((path for name, path in chosen.files.items() if name.endswith(f"{_PLAN}.json")), None)
     if not chosen.gpus or described is None:
@@ -70,7 +76,7 @@ def in_fleet(staged: Staged, chosen: Plan, release: str) -> Staged:
     tensorrt, gpu = str(found["tensorrt_version"]), str(found["compute_capability"])
     verdict = staged.verdict
     of = identity(verdict.get("onnx"), verdict.get("settings"), release, tensorrt)
-    return as_share(staged, Share(of, gpu, chosen.plan_file(gpu)), tensorrt)
+    return as_share(staged, Share(of, gpu, chosen.plan_file(gpu), chosen.gpus, hold), tensorrt)
 
 
 def as_share(staged: Staged, share: Share, tensorrt: str) -> Staged:
@@ -82,6 +88,44 @@ def as_share(staged: Staged, share: Share, tensorrt: str) -> Staged:
         provenance={"plans": {share.gpu: staged.provenance}},
         share=share,
     )
+
+
+def with_held(staged: Staged, state: Path) -> Staged:
+    """The staged model together with what other hosts have built of the same, and what is not published yet.
+
+    Args:
+        staged: from `as_share`; any other is returned as it is.
+        state: the folder beside the repository.
+    """
+    share = staged.share
+    if share is None:
+        return staged
+    found = [each for each in held(state, staged.name, share.identity) if each.gpu != share.gpu]
+    files = {name: path for each in found for name, path in each.files.items()}
+    digests = {path: digest for each in found for path, digest in each.digests.items()}
+    return replace(
+        staged,
+        version_files={**files, **staged.version_files},
+        digests={**staged.digests, **digests},
+        verdict={
+            **staged.verdict,
+            "plans": {**{each.gpu: each.entry for each in found}, **_mapping(staged.verdict.get("plans"))},
+        },
+        provenance={
+            "plans": {**{each.gpu: each.provenance for each in found}, **_mapping(staged.provenance.get("plans"))}
+        },
+    )
+
+
+def waits_for(staged: Staged, record: Record | None) -> tuple[str, ...]:
+    """The GPUs of the fleet that the newest version has plans for and that the staged one has none for; none where it
+    need not wait.
+    """
+    share = staged.share
+    if share is None or record is None or not share.hold:
+        return ()
+    missing = _plans_of(record).keys() - _mapping(staged.verdict.get("plans")).keys()
+    return tuple(sorted(missing & set(share.gpus)))
 
 
 def merged(staged: Staged, model: Path, version: int, record: Record | None) -> Staged:

@@ -6,6 +6,7 @@ was left. Both are seen from sizes, times and inodes: contents are read only whe
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -104,8 +105,15 @@ def build(
         PublishError: the repository cannot be written, or another build holds it.
     """
     spec = with_fallbacks(spec)
-    with repository_lock(spec.repository, wait=options.wait, on_wait=on_wait) as lock:
-        recover(spec.repository, lock)
+
+    def locked() -> contextlib.AbstractContextManager[Lock]:
+        return repository_lock(spec.repository, wait=options.wait, on_wait=on_wait)
+
+    with contextlib.ExitStack() as stack:
+        # Hosts of a fleet build side by side, which takes minutes, and take turns at publishing only.
+        lock = None if spec.gpus else stack.enter_context(locked())
+        if lock:
+            recover(spec.repository, lock)
         stamps = _Stamps(spec)
         results: dict[str, ModelResult] = {}
         stale: list[ModelSpec] = []
@@ -119,10 +127,11 @@ def build(
         failures: dict[str, TritonrepoError] = {}
         if stale:
             built = _build_all(spec, stale, options, on_event, failures)
-            if not failures or options.keep_going:
-                for model in stale:
-                    if model.name in built:
-                        results[model.name] = _publish(spec, model, built[model.name], stamps, lock, on_event)
+        lock = lock or stack.enter_context(locked())
+        if stale and (not failures or options.keep_going):
+            for model in stale:
+                if model.name in built:
+                    results[model.name] = _publish(spec, model, built[model.name], stamps, lock, on_event)
         order = [model.name for model in spec.models]
         pruned = prune(spec.repository, set(order), lock) if options.prune and not failures else Pruned((), {})
     return BuildResult(
@@ -180,7 +189,8 @@ def _build_all(
             seconds = so_far if event.status == "progress" else event.seconds
             on_event(task.model.name, str(event), event.status, seconds)
 
-    tasks = [Task(model, spec.repository, spec.cache, spec.templates, spec.triton, spec.gpus) for model in models]
+    hold = spec.incomplete == "hold"
+    tasks = [Task(model, spec.repository, spec.cache, spec.templates, spec.triton, spec.gpus, hold) for model in models]
     begun: dict[str, float] = {}
     built: dict[str, tuple[Any, float]] = {}
     jobs = min(options.jobs or cores(), len(tasks))
@@ -223,11 +233,20 @@ def _result(built: Any, done: Published, seconds: float) -> ModelResult:
         max_abs=max((error.max_abs for error in errors), default=0.0),
         max_rel=max((error.max_rel for error in errors), default=0.0),
         cosine=min((error.cosine for error in errors), default=1.0),
-        notes=(*built.plan.notes, *map(str, built.changes), *(proof.bounded if proof else ())),
+        notes=(*_waiting(done), *built.plan.notes, *map(str, built.changes), *(proof.bounded if proof else ())),
         version=done.version,
         action=done.action,
         cached=built.cached,
         seconds=seconds,
+    )
+
+
+def _waiting(done: Published) -> tuple[str, ...]:
+    if not done.waits:
+        return ()
+    return (
+        f"the plan is built and waits for those of {', '.join(done.waits)}, which the published version has: build on "
+        "their hosts too (or say incomplete: publish)",
     )
 
 
@@ -248,6 +267,8 @@ class _Stamps:
             "templates": templates_digest(spec.templates),
             "triton": spec.triton,
             "gpus": spec.gpus,
+            "here": _gpus_here() if spec.gpus else (),  # hosts may share a cache
+            "incomplete": spec.incomplete,
             "keep_versions": spec.keep_versions,
         }
         self._common = digest(common)
@@ -284,6 +305,12 @@ class _Stamps:
 
     def _settings(self, model: ModelSpec) -> str:
         return digest([self._common, fragment(model)])
+
+
+def _gpus_here() -> list[str]:
+    from tritonrepo import _tensorrt
+
+    return [gpu.capability for gpu in _tensorrt.availability().gpus]
 
 
 def _listed(state: PublishedState) -> list[object]:

@@ -78,6 +78,8 @@ class Task:
     triton: str
     gpus: tuple[str, ...] = ()
     """Compute capabilities of the fleet."""
+    hold: bool = True
+    """Whether a version waits for the hosts of GPUs that it would be taken from."""
 
 
 @dataclass(frozen=True)
@@ -150,7 +152,7 @@ def build_model(task: Task, emit: Callable[[Event], None]) -> Built:
         digests=sources,
         pinned_versions=model.versions.specific or (),
     )
-    staged = in_fleet(staged, chosen, task.triton)
+    staged = in_fleet(staged, chosen, task.triton, hold=task.hold)
     return Built(
         staged=staged,
         signature=served,

@@ -20,7 +20,8 @@ from pathlib import Path, PurePosixPath
 
 from tritonrepo import _disk, _record
 from tritonrepo._exchange import replace, restore
-from tritonrepo._fleet import Share, merged
+from tritonrepo._fleet import Share, merged, waits_for, with_held
+from tritonrepo._held import forget, hold
 from tritonrepo._record import Content, Contents, Record
 from tritonrepo.errors import PublishError
 from tritonrepo.lock import Lock
@@ -66,13 +67,16 @@ class Published:
     name: str
     version: int
     action: str
-    """``new``, ``new version``, ``added`` (another host's version has this one's plan now, too), ``new config`` (the
-    config, labels or the verdict changed; the version is the same),
-    ``repaired`` (files of the version were missing or altered and are as published again) or ``unchanged``."""
+    """``new``, ``new version``, ``held`` (built, and kept until other hosts have built too), ``added`` (another
+    host's version has this one's plan now, too), ``new config`` (the config, labels or the verdict changed; the version
+    is the same), ``repaired`` (files of the version were missing or altered and are as published again) or
+    ``unchanged``."""
     path: Path
     how: str = ""
     """``exchange``, ``rename`` (there was nothing before), ``two renames`` (the file system has no exchange: for an
     instant there was no such model), or nothing where nothing was changed."""
+    waits: tuple[str, ...] = ()
+    """Of ``held``: the GPUs whose plans it waits for."""
 
 
 @dataclass(frozen=True)
@@ -141,16 +145,22 @@ def publish(staged: Staged, repository: Path, *, keep_versions: int, lock: Lock)
                 where=target,
                 hint=_MOVE_AWAY,
             )
-        staged = merged(staged, target, old.latest, old.record)
+        staged = merged(with_held(staged, lock.state), target, old.latest, old.record)
         action = _action(staged, target, old)
         if action == "unchanged":
             return Published(staged.name, old.latest, action, target)
+        waits = waits_for(staged, old.record) if action == "new version" else ()
+        if waits and staged.share:
+            hold(staged, staged.share, lock.state)
+            return Published(staged.name, old.latest, "held", target, waits=waits)
         version = old.latest if action in ("new config", "added", "repaired") else old.latest + 1
         keep = _kept(old, version, keep_versions, staged.pinned_versions)
         # The version's files are written, except where only what is around them changes.
         stays = action in ("new config", "added")
         how = _publish(staged, target, old, version, keep if stays else keep - {version}, lock)
     _disk.settle(lock.repository)
+    if staged.share:
+        forget(lock.state, staged.name)
     return Published(staged.name, version, action, target, how)
 
 

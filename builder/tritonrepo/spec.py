@@ -488,6 +488,9 @@ class Spec(Block):
     gpus: tuple[Capability, ...] = ()
     """Compute capabilities (sm80, sm90, ...) of the GPUs that will serve; plans for them come together in one
     repository. By default that of the GPU that builds."""
+    incomplete: Literal["hold", "publish"] = "hold"
+    """A new version that lacks plans which the published one has: ``hold`` keeps it beside the repository until the
+    other hosts have built, ``publish`` takes the model from their GPUs meanwhile."""
     keep_versions: Positive = 3
     """How many versions of each model stay in the repository."""
     cache: File = Field(Path(".tritonrepo"), validate_default=True)

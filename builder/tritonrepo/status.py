@@ -13,13 +13,17 @@ from pathlib import Path
 from typing import Any, Literal
 
 from tritonrepo import _model_config, _record
+from tritonrepo._held import held
 from tritonrepo._model_config import ModelConfig
 from tritonrepo.errors import ModelError, UsageError
+from tritonrepo.lock import state_folder
 from tritonrepo.plan import plan_file
 from tritonrepo.releases import RELEASES
 from tritonrepo.spec import Spec
 
-State = Literal["ok", "missing", "altered", "other TensorRT", "other GPU", "unknown", "not published", "unreadable"]
+State = Literal[
+    "held", "ok", "missing", "altered", "other TensorRT", "other GPU", "unknown", "not published", "unreadable"
+]
 
 _PLANS = ("tensorrt", "tensorrt_plan")
 
@@ -37,7 +41,8 @@ class Part:
     state: State
     """``missing``: not there. ``altered``: not what was published. ``other TensorRT``: built by another version than
     the release serves, or than the rest of the version. ``other GPU``: built for another GPU than the config says.
-    ``unknown``: there, but nothing describes it."""
+    ``unknown``: there, but nothing describes it. ``held``: built, and kept beside the repository until other hosts
+    have built too."""
     tensorrt: str | None = None
     """The version that built it, build number included."""
     bytes: int | None = None
@@ -79,7 +84,17 @@ def status(repository: Path, *, spec: Spec | None = None, release: str | None = 
             continue
         gpus = spec.gpus if spec and name in wanted else ()
         parts += _model(repository / name, gpus, known.tensorrt if known else None, release or "")
+        parts += _waiting(repository, name)
     return tuple(parts)
+
+
+def _waiting(repository: Path, name: str) -> Iterator[Part]:
+    """Plans that a host has built for the next version, and that wait for those of other hosts."""
+    for each in held(state_folder(repository), name):
+        file = str(each.entry.get("file", ""))
+        size = each.files[file].stat().st_size if file in each.files else None
+        detail = "it is published when the hosts of the other GPUs have built too: tritonrepo build"
+        yield Part(name, None, each.gpu, file, "held", each.entry.get("tensorrt"), size, detail)
 
 
 def _model(model: Path, gpus: tuple[str, ...], tensorrt: str | None, release: str) -> Iterator[Part]:
