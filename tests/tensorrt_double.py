@@ -680,7 +680,8 @@ class HostDriver:
         return self._give(size, 1 << 30)
 
     def cuDeviceGetAttribute(self, value: Any, attribute: int, device: Any) -> int:  # noqa: N802 - CUDA's name
-        return self._give(value, {75: 9, 76: 0}[attribute])
+        major, minor = os.environ.get("TENSORRT_DOUBLE_CAPABILITY", "9.0").split(".")
+        return self._give(value, int({75: major, 76: minor}[attribute]))
 
     def cuDevicePrimaryCtxRetain(self, context: Any, device: Any) -> int:  # noqa: N802 - CUDA's name
         return self._give(context, 1)

@@ -19,7 +19,7 @@ from agreement import judge
 from agreement.judge import Judge
 from test_tensorrt_repositories import VARIANTS, described, made
 from tritonrepo import _fleet, _record
-from tritonrepo._fleet import Share, as_share, find_plan, identity
+from tritonrepo._fleet import Share, as_share, identity
 from tritonrepo.build import with_fallbacks
 from tritonrepo.errors import PublishError, UsageError
 from tritonrepo.lock import repository_lock
@@ -174,18 +174,6 @@ def test_going_back_to_a_version_takes_all_its_plans(repository: Path) -> None:
     assert (done.version, files(repository, 3)) == (3, plans(*FLEET))
     # A host that builds the first settings again finds its plan in what was rolled back to.
     assert put(repository, staged("9.0")).action == "unchanged"
-
-
-def test_a_host_finds_the_plan_that_another_of_its_kind_has_published(repository: Path) -> None:
-    put(repository, staged("8.0"))
-    share = staged("8.0").share
-    assert share is not None
-    assert find_plan(repository, "m", share) == repository / "m" / "1" / "model_sm80.plan"
-    assert find_plan(repository, "m", replace(share, gpu="9.0", file="model_sm90.plan")) is None
-    assert find_plan(repository, "m", replace(share, identity="other")) is None
-    assert find_plan(repository, "n", share) is None
-    (repository / "m" / "1" / "model_sm80.plan").write_bytes(b"cut")
-    assert find_plan(repository, "m", share) is None
 
 
 def test_what_a_build_for_a_fleet_has_made_is_a_share(repository: Path, tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from tritonrepo.build import BuildOptions, build
 from tritonrepo.display import JsonDisplay, PlainDisplay
 from tritonrepo.errors import TritonrepoError
 from tritonrepo.spec import Spec, spec_for
+from tritonrepo.status import status
 
 #: One whose TensorRT is 10.x, as the double's; its exact build is not known.
 RELEASE = "25.01"
@@ -172,6 +173,58 @@ def test_a_fleet_with_this_gpu(tmp_path: Path, log: Path) -> None:
     names = {path.name for path in (tmp_path / "repository" / "mlp" / "1").iterdir()}
     assert {"model_sm90.plan", "model_sm90.plan.json"} <= names
     assert "cc_model_filenames" in (tmp_path / "repository" / "mlp" / "config.pbtxt").read_text()
+
+
+class Host:
+    """One host of a fleet: its GPU, and a cache of its own."""
+
+    def __init__(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capability: str, cache: str = "") -> None:
+        self.folder, self.monkeypatch, self.capability = tmp_path, monkeypatch, capability
+        self.cache = tmp_path / (cache or f"cache of {capability}")
+
+    def build(self, **settings: object) -> Any:
+        self.monkeypatch.setenv("TENSORRT_DOUBLE_CAPABILITY", self.capability)
+        made = spec(self.folder, self.folder / "onnx" / "mlp.onnx", **settings)
+        changed = made.model_copy(update={"gpus": ("8.0", "9.0"), "cache": self.cache})
+        result = build(changed, BuildOptions(jobs=1), lambda *_: None)
+        assert dict(result.failures) == {}, "\n".join(map(str, result.failures.values()))
+        return result.models[0]
+
+
+@pytest.mark.parametrize("cache", ["", "one"])
+def test_two_hosts_of_a_fleet(tmp_path: Path, log: Path, monkeypatch: pytest.MonkeyPatch, cache: str) -> None:
+    """Each adds its plan; a change waits until both have built it; hosts may share a cache or not."""
+    graphs.mlp(tmp_path / "onnx")
+    hopper, ampere = (Host(tmp_path, monkeypatch, gpu, cache) for gpu in ("9.0", "8.0"))
+    folder = tmp_path / "repository"
+
+    def states() -> dict[str, str]:
+        return {f"{part.version} {part.gpu}": part.state for part in status(folder)}
+
+    assert [(each.action, each.version) for each in (hopper.build(), ampere.build())] == [("new", 1), ("added", 1)]
+    assert states() == {"1 8.0": "ok", "1 9.0": "ok"}
+    assert [each.build().action for each in (hopper, ampere)] == ["unchanged", "unchanged"]
+    changed = {"tensorrt": {"builder_optimization_level": 1}, "batching": {"max_batch_size": 4}}
+    held = ampere.build(**changed)
+    assert (held.action, held.version) == ("held", 1)
+    assert held.notes[0].startswith("the plan is built and waits for those of 9.0")
+    assert states() == {"1 8.0": "ok", "1 9.0": "ok", "None 8.0": "held"}
+    done = hopper.build(**changed)
+    assert (done.action, done.version) == ("new version", 2)
+    assert states() == {"2 8.0": "ok", "2 9.0": "ok"}
+    described = json.loads((folder / "mlp" / "2" / "model_sm80.plan.json").read_text())
+    assert (described["compute_capability"], described["profiles"][0]["max"]["x"]) == ("8.0", [4, 4])
+    verdict = json.loads((folder / "mlp" / "2.verdict.json").read_text())
+    assert {gpu: entry["verdict"]["ok"] for gpu, entry in verdict["plans"].items()} == {"8.0": True, "9.0": True}
+    assert [each.build(**changed).action for each in (ampere, hopper)] == ["unchanged", "unchanged"]
+
+
+def test_a_fleet_and_its_fallback(tmp_path: Path, log: Path) -> None:
+    changed = spec(tmp_path, graphs.mlp(tmp_path / "onnx"), fallback="onnxruntime")
+    result = build(changed.model_copy(update={"gpus": ("9.0",)}), BuildOptions(jobs=1), lambda *_: None)
+    assert [(each.name, each.engine) for each in result.models] == [("mlp", "tensorrt"), ("mlp_onnx", "onnxruntime")]
+    assert (tmp_path / "repository" / "mlp_onnx" / "1" / "model.onnx").is_file()
+    assert {part.model: part.state for part in status(tmp_path / "repository")} == {"mlp": "ok", "mlp_onnx": "ok"}
 
 
 def test_progress_is_shown(tmp_path: Path, log: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -161,21 +161,6 @@ def merged(staged: Staged, model: Path, version: int, record: Record | None) -> 
     )
 
 
-def find_plan(repository: Path, name: str, share: Share) -> Path | None:
-    """The plan that a version of the repository already has for this GPU, from the same model and settings: what a
-    build of it would only make again. None where there is none, or it is not as it was published.
-    """
-    model = repository / name
-    found = _record.versions(model)
-    record = _record.read_record(model, found[-1]) if found else None
-    if record is None or _identity_of(record) != share.identity or share.gpu not in _plans_of(record):
-        return None
-    contents = {path: content for path, content in record.files.items() if path.startswith(share.file)}
-    if share.file not in contents or not _record.intact(model / str(found[-1]), contents, record.mtime_ns):
-        return None
-    return model / str(found[-1]) / share.file
-
-
 def keep(repository: Path, model: ModelSpec, chosen: Plan) -> None:
     """Do not let a host without TensorRT replace the plans of a fleet, unless the spec says so.
 
