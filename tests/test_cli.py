@@ -37,6 +37,7 @@ def test_help_names_every_command(tmp_path: Path) -> None:
     for name in (
         "build",
         "check",
+        "client-code",
         "doctor",
         "infer",
         "init",

@@ -329,6 +329,28 @@ def infer(
             print(f"wrote {path}")
 
 
+@app.command(name="client-code")
+def client_code(
+    model: Annotated[str, typer.Argument(help="The model's name.")],
+    repository: Annotated[Path, typer.Option(help="The repository whose config says what it takes.")] = _REPOSITORY,
+    url: Annotated[str, typer.Option(help="Ask this server instead: http://HOST:PORT or grpc://HOST:PORT.")] = "",
+    version: Annotated[str, typer.Option(help="With --url: the model's version.")] = "",
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="The file to write; else standard output.")
+    ] = None,
+) -> None:
+    """Write a typed Python module that calls a model through tritonrepo-client."""
+    from tritonrepo import client_code as code
+
+    signature = code.from_server(url, model, version) if url else code.from_repository(repository, model)
+    text = code.render(model, signature)
+    if output is None:
+        print(text, end="")
+        return
+    code.write(text, output)
+    print(f"wrote {output}")
+
+
 @app.command(context_settings=_ARGUMENTS_AS_THEY_ARE)
 def perf(ctx: typer.Context) -> None:
     """Measure how fast a server answers: rates, latencies, and how sure they are."""
