@@ -9,8 +9,8 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --co
 PYTEST := $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-dev models runtime repo repo-gpu repo-check serve serve-ngc test test-long test-gpu lint \
-	type format bench bench-perf agreement trt-api fuzz schema constraints clean
+.PHONY: help install install-dev models runtime repo repo-gpu repo-check serve serve-ngc test test-client-million test-long \
+	test-gpu lint type format bench bench-perf agreement trt-api fuzz schema constraints clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## (.*)/  \1\t\2/' | expand -t 16
@@ -58,6 +58,9 @@ serve-ngc: $(VENV)/.installed  ## serve model_repository/ with the NGC container
 
 test: install-dev models runtime  ## run the tests, real server included
 	$(PYTEST) -n 2 --dist loadgroup -m "not slow and not gpu"
+
+test-client-million: install-dev runtime  ## a million checked requests by 64 callers, four times
+	$(BIN)/python benchmarks/client_million.py
 
 test-long: install-dev models runtime  ## run all tests, the slow ones too: 300 kills, over 2 GiB
 	TRITONREPO_KILLS=300 $(PYTEST)

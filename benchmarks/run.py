@@ -19,6 +19,7 @@ def main() -> None:
     script("check.py")
     script("precision.py")
     script("precision.py", "--memory", "1024")
+    script("client_large.py")
     with tempfile.TemporaryDirectory() as folder:
         repository = Path(folder) / "model_repository"
         mlp = str(ROOT / "examples/models/mlp.onnx")
