@@ -201,6 +201,17 @@ def test_further_configs_have_their_profiles_behind_those_of_the_model(tmp_path:
     assert [chosen.plan_file(gpu) for gpu in chosen.gpus] == ["model_sm75.plan", "model_sm80.plan", "model_sm90.plan"]
 
 
+def test_a_further_config_does_not_batch_where_the_model_was_not_proven_to(tmp_path: Path) -> None:
+    configs = {"large": {"batching": {"max_batch_size": 8}}}
+    with pytest.raises(ModelError, match="config large batches, but the model itself does not"):
+        planned(
+            graphs.mlp(tmp_path),
+            batching={"max_batch_size": 0},
+            configs=configs,
+            guess=lambda axes: dict.fromkeys(axes, 1),
+        )
+
+
 def test_a_further_config_that_does_not_fit_is_refused(tmp_path: Path) -> None:
     configs = {"h200": {"profiles": [{"batch": {"min": 2, "max": 8}}]}}
     with pytest.raises(ModelError, match="no profile holds batch size 1"):

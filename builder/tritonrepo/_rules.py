@@ -76,6 +76,11 @@ def _other_engine(model: ModelDefaults) -> Iterator[Problem]:
         yield Problem(("accelerator_parameters",), "has no effect: accelerator is none", at="key")
     if model.accelerator_cache is not None and model.accelerator != "tensorrt":
         yield Problem(("accelerator_cache",), "has no effect without accelerator: tensorrt", at="key")
+    if model.engine in ("onnxruntime", "python"):
+        keys = ["profiles", "cuda_graphs"] + ["tensorrt"] * (model.accelerator != "tensorrt")
+        for key in keys:
+            if getattr(model, key) != type(model).model_fields[key].get_default(call_default_factory=True):
+                yield Problem((key,), f"has no effect with engine: {model.engine}, which builds no plan", at="key")
     if model.engine in ("onnxruntime", "python") and model.fallback != "none":
         yield Problem(
             ("fallback",), f"has no effect with engine: {model.engine}, which serves the ONNX itself", at="key"

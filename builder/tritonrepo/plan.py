@@ -205,6 +205,12 @@ def plan(
         seen = as_config(spec, name)
         _check_ranges_are_used(seen, signature)
         rows, why = _batch(seen, signature, refused)
+        if rows and not batch:
+            raise ModelError(
+                f"model {spec.name}: config {name} batches, but the model itself does not ({batch_reason})",
+                where=spec.onnx,
+                hint="What is proven is the model's own batching: let it batch, and set max_batch_size: 0 in a config.",
+            )
         found = design(seen, signature, rows, _guesses(seen, signature, rows, ranged, guess), tensorrt=made)
         serving = replace(found.serving, selected=tuple(_place(profiles, each) for each in found.profiles))
         entry, _ = accelerator(seen, signature, found.profiles[0], release)
