@@ -10,7 +10,7 @@ PYTEST := $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
 .PHONY: help install install-dev models runtime repo repo-gpu repo-check serve serve-ngc test test-client-million test-long \
-	test-gpu lint type format bench bench-perf agreement trt-api fuzz schema constraints clean
+	test-gpu lint type format bench bench-perf agreement conformance trt-api fuzz schema constraints clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## (.*)/  \1\t\2/' | expand -t 16
@@ -93,6 +93,10 @@ trt-api: install-dev  ## hold _tensorrt.py against the real bindings of TensorRT
 
 fuzz: install-dev  ## give 10,000 mutants of ONNX files to the product; goes on where it was interrupted
 	@PYTHONPATH=tests $(BIN)/python -m tests.fuzz.run --log .tritonrepo-fuzz.jsonl
+
+conformance: install-dev models runtime  ## serve ONNX's own test cases and real networks, compare the answers
+	$(BIN)/python -m tests.conformance.run
+	$(BIN)/python -m tests.conformance.networks
 
 schema: $(VENV)/.installed  ## write docs/models.schema.json
 	@$(BIN)/tritonrepo schema > docs/models.schema.json
