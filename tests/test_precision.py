@@ -306,6 +306,21 @@ def test_weights_beside_the_model_stay_beside_it(tmp_path: Path) -> None:
         np.testing.assert_array_equal(run(prepared.path, inputs)["y"], run(together.path, inputs)["y"])
 
 
+@pytest.mark.parametrize("name", ["low10.bin", "int8.bin", "candidate.onnx", "sub/source0"])
+def test_files_of_weights_are_only_read_whatever_they_are_called(tmp_path: Path, name: str) -> None:
+    path = nets.cnn(tmp_path)
+    apart = tmp_path / "apart" / "model.onnx"
+    (apart.parent / name).parent.mkdir(parents=True)
+    onnx.save_model(onnx.load(path), apart, save_as_external_data=True, location=name, size_threshold=1500)
+    before = (apart.parent / name).read_bytes()
+    for kind in ("fp16", "int8"):
+        prepared, _ = reduced(apart, type=kind)
+        np.testing.assert_array_equal(
+            run(prepared.path, inputs_of(path))["y"], run(reduced(path, type=kind)[0].path, inputs_of(path))["y"]
+        )
+        assert (apart.parent / name).read_bytes() == before
+
+
 # ---- BF16 ------------------------------------------------------------------------------------------------------------
 
 

@@ -21,7 +21,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from tritonrepo.errors import ModelError
+from tritonrepo.errors import ModelError, TritonrepoError, Where
 from tritonrepo.introspect import introspect
 from tritonrepo.prepare import Change, Prepared
 from tritonrepo.prepare.precision import graph, weights
@@ -55,11 +55,11 @@ def reduce(
         VerificationError: no choice of operators is within the tolerance.
     """
     model = graph.inline_functions(open_model(prepared.path))
-    graph.drop_weight_inputs(model)
-    graph.lift_constants(model)
-    graph.name_nodes(model)
-    graph.sort_nodes(model.graph)
-    with _working_folder(request.work) as work:
+    with _said_of(prepared.signature.path), _working_folder(request.work) as work:
+        graph.drop_weight_inputs(model)
+        graph.lift_constants(model)
+        graph.name_nodes(model)
+        graph.sort_nodes(model.graph)
         weights.spill(model, prepared.path, work)
         model = graph.infer_types(model)
         done = int8(request, model, work) if request.precision.type == "int8" else low_float(request, model, work)
@@ -84,6 +84,16 @@ def reduce(
         ),
         done.reached,
     )
+
+
+@contextmanager
+def _said_of(path: Path) -> Iterator[None]:
+    """Errors that name no file are of this one."""
+    try:
+        yield
+    except TritonrepoError as error:
+        error.where = error.where or Where(path)
+        raise
 
 
 @contextmanager

@@ -32,8 +32,8 @@ def int8(request: Request, model: onnx.ModelProto, work: Path) -> Done:
     nodes = [choose.Node(site.node, site.op_type, None) for site in sites]
     if not nodes:
         raise ModelError(
-            "precision int8: there is no Conv, ConvTranspose, Gemm or MatMul with constant weights to quantize",
-            where=request.name,
+            f"model {request.name}: precision int8: there is no Conv, ConvTranspose, Gemm or MatMul with constant "
+            "weights to quantize",
             hint="Use precision fp16, or leave it at fp32.",
         )
     held = choose.matching(settings.keep_fp32, nodes)
@@ -66,7 +66,6 @@ def _check_opset(request: Request, opset: int) -> None:
     if opset < needed:
         what = "scales in FP16" if half else "scales by channel"
         raise ModelError(
-            f"precision int8 needs opset {needed}, for {what}; the model has {opset}",
-            where=request.name,
+            f"model {request.name}: precision int8 needs opset {needed}, for {what}; the model has {opset}",
             hint=f"Raise it in the spec (`prepare: {{opset: {needed}}}`) or at export.",
         )

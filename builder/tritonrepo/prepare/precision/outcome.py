@@ -171,8 +171,8 @@ def nothing_to_lower(request: Request, model: onnx.ModelProto, nodes: Sequence[c
     most = max(reasons, key=lambda reason: reasons[reason], default="it has no operators on FP32")
     old = "at opset" in most and request.precision.type == "bf16"
     raise ModelError(
-        f"precision {request.precision.type} was asked for, but no operator can be {kind}: {most}",
-        where=request.name,
+        f"model {request.name}: precision {request.precision.type} was asked for, but no operator can be {kind}: "
+        f"{most}",
         hint="Raise the opset in the spec (`prepare: {opset: 22}`): convolutions may be BF16 since then."
         if old
         else "Leave it at `precision: fp32`.",

@@ -36,6 +36,8 @@ DATA_FILE = "model.onnx.data"
 def spill(model: onnx.ModelProto, source: Path, folder: Path) -> None:
     """Move the weights of a model into a folder; afterwards every larger tensor is external data there.
 
+    Files of external data get names of ours: theirs could be those of files that we write.
+
     Args:
         model: as it is parsed, external data not loaded; changed in place.
         source: its file, beside which its own external data lies.
@@ -43,15 +45,16 @@ def spill(model: onnx.ModelProto, source: Path, folder: Path) -> None:
     """
     import onnx
 
-    linked: set[str] = set()
+    linked: dict[str, str] = {}
     with _Appending(folder / "inline.bin") as file:
         for graph in all_graphs(model.graph):
             for tensor in graph.initializer:
                 if tensor.data_location == onnx.TensorProto.EXTERNAL:
-                    location = _place(tensor).location
-                    if location not in linked:
-                        _link(source.parent / location, folder / location)
-                        linked.add(location)
+                    location = next(entry for entry in tensor.external_data if entry.key == "location")
+                    if location.value not in linked:
+                        linked[location.value] = f"source{len(linked)}"
+                        _link(source.parent / location.value, folder / linked[location.value])
+                    location.value = linked[location.value]
                 elif len(tensor.raw_data) >= SMALL:
                     file.move(tensor, tensor.raw_data)
                 elif len(tensor.float_data) * 4 >= SMALL:
@@ -254,7 +257,6 @@ def _size(tensor: onnx.TensorProto) -> int:
 
 def _link(source: Path, target: Path) -> None:
     """A second name for a file, or a copy where the file system has none; the file is only read."""
-    target.parent.mkdir(parents=True, exist_ok=True)
     try:
         os.link(source.resolve(), target)
     except OSError:
