@@ -449,6 +449,17 @@ def test_a_fallback_serves_the_onnx_beside_the_plans(tmp_path: Path, monkeypatch
 # ---- named configs ---------------------------------------------------------------------------------------------------
 
 
+def test_a_further_config_is_checked_as_well(tmp_path: Path) -> None:
+    from tritonrepo.build import BuildOptions, build
+
+    spec = spec_for([graphs.mlp(tmp_path)], repository=tmp_path / "models", settings={"engine": "python"})
+    wrong: dict[str, Any] = {"large": {"config": {"version_policy": {"specific": {}}}}}
+    model = ModelSpec.model_validate({**spec.models[0].model_dump(), "configs": wrong})
+    result = build(spec.model_copy(update={"models": (model,)}), BuildOptions(jobs=1), lambda *_: None)
+    assert "model mlp with configs/large.pbtxt would not be served" in str(result.failures["mlp"])
+    assert not (tmp_path / "models").exists()
+
+
 @pytest.mark.server
 def test_the_server_takes_the_config_that_is_named(tmp_path: Path, triton: Any) -> None:
     """A further config of a model that the embedded server can run, chosen by --model-config-name."""

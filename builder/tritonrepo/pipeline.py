@@ -504,17 +504,22 @@ class _Steps:
 
 
 def _check(task: Task, rendered: Rendered, chosen: Plan) -> None:
-    """Hold what would be published against the checker's rules."""
+    """Hold what would be published against the checker's rules: as it is, and with each further config in its place."""
     name = task.model.name
     version = {f"1/{path}": content for path, content in {**chosen.files, **rendered.version_files}.items()}
-    found = check_staged(task.repository, {name: {**rendered.model_files, **version}}, Target(release=task.triton))
-    blocking = [finding for finding in found if finding.severity in BLOCKING]
-    if blocking:
-        raise CheckError(
-            f"model {name} would not be served: " + "; ".join(f"{each.rule}: {each.message}" for each in blocking),
-            where=task.model.onnx,
-            hint=f"Nothing was published. {blocking[0].hint}",
-        )
+    files = {**rendered.model_files, **version}
+    for config in ("config.pbtxt", *(path for path in rendered.model_files if path.startswith("configs/"))):
+        seen = {**files, "config.pbtxt": files[config]}
+        found = check_staged(task.repository, {name: seen}, Target(release=task.triton))
+        blocking = [finding for finding in found if finding.severity in BLOCKING]
+        if blocking:
+            which = "" if config == "config.pbtxt" else f" with {config}"
+            said = "; ".join(f"{each.rule}: {each.message}" for each in blocking)
+            raise CheckError(
+                f"model {name}{which} would not be served: {said}",
+                where=task.model.onnx,
+                hint=f"Nothing was published. {blocking[0].hint}",
+            )
 
 
 def _verdict_document(
