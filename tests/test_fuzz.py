@@ -169,6 +169,22 @@ def test_functions_without_end(calls: Mapping[str, Sequence[str]], fault: str, t
     assert fault in inspect(tmp_path / "m.onnx", prepare=False).compute.fault
 
 
+@pytest.mark.parametrize("flag", ["b2", "w1", "made"])
+def test_a_training_mode_that_is_no_flag(flag: str, tmp_path: Path) -> None:
+    """The Relu becomes a Dropout whose training mode is a weight, one in another file, or holds less than it says."""
+
+    def change(model: onnx.ModelProto) -> None:
+        node = model.graph.node[1]
+        node.op_type = "Dropout"
+        node.input.extend(["", flag])
+        model.graph.initializer.append(onnx.TensorProto(name="made", data_type=9, dims=[1 << 40]))
+
+    for write in (graphs.mlp, graphs.external_data):
+        path = altered(write, tmp_path / write.__name__, change)
+        done = build(spec_for([path], repository=tmp_path / "repository"), BuildOptions(jobs=1), lambda *_: None)
+        assert "ONNX Runtime cannot load the model" in done.failures[path.stem].message
+
+
 def test_passes_that_fail_on_an_invalid_model_leave_it_to_the_runtime(tmp_path: Path) -> None:
     """A static batch, so that the preparation looks at every node; one of them has an input too many."""
     path = altered(graphs.static_batch, tmp_path, lambda model: model.graph.node[1].input.append("x"))

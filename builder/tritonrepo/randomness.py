@@ -7,7 +7,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from tritonrepo.errors import ModelError
-from tritonrepo.introspect import Signature, load, nodes
+from tritonrepo.introspect import Signature, nodes, outline
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -40,7 +40,7 @@ def check_repeatable(path: Path, signature: Signature) -> None:
             )
     if "Dropout" not in signature.operators:
         return
-    if any(_drops(node, model) for model in [load(path)] for node in nodes(model)):
+    if any(_drops(node, model) for model in [outline(path)] for node in nodes(model)):
         raise ModelError(
             "operator Dropout gives other answers at every run: it is in training mode",
             where=signature.path,
@@ -65,6 +65,12 @@ def _drops(node: onnx.NodeProto, model: onnx.ModelProto) -> bool:
 
 
 def _truth(tensor: onnx.TensorProto) -> bool:
-    from onnx import numpy_helper
+    """Whether a flag is true. What is no flag (another type, several elements, data elsewhere), the runtime refuses."""
+    from onnx import TensorProto, numpy_helper
 
-    return bool(numpy_helper.to_array(tensor).any())
+    if tensor.data_type != TensorProto.BOOL or tensor.data_location == TensorProto.EXTERNAL or len(tensor.dims) > 1:
+        return False
+    try:
+        return bool(numpy_helper.to_array(tensor).any())
+    except (ValueError, TypeError):  # it holds less than it says
+        return False
