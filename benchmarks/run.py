@@ -20,6 +20,7 @@ def main() -> None:
     script("precision.py")
     script("precision.py", "--memory", "1024")
     script("client_large.py")
+    script("inspection.py")
     with tempfile.TemporaryDirectory() as folder:
         repository = Path(folder) / "model_repository"
         mlp = str(ROOT / "examples/models/mlp.onnx")

@@ -499,6 +499,52 @@ def over_two_gib(folder: Path) -> Path:
     return _save(folder, "over_two_gib", model)
 
 
+def five_gib(folder: Path) -> Path:
+    """x FP32 [n, 4096] -> h80 FP32 [n, 4096]: 80 products with 5 GiB of zero weights in a sparse file. Not to run."""
+    count, size = 80, 4096 * 4096 * 4
+    weights = [_external_tensor(f"w{i}", [4096, 4096], "five_gib.bin") for i in range(count)]
+    for i, weight in enumerate(weights):
+        weight.external_data.add(key="offset", value=str(i * size))
+        weight.external_data.add(key="length", value=str(size))
+    nodes = [_node("MatMul", f"{f'h{i}' if i else 'x'} w{i}", f"h{i + 1}") for i in range(count)]
+    ports = [_value("x", ["n", 4096])], [_value(f"h{count}", ["n", 4096])]
+    path = _write(folder, "five_gib", nodes, *ports)
+    model = onnx.load(path)
+    model.graph.initializer.extend(weights)
+    with (folder / "five_gib.bin").open("wb") as file:
+        file.truncate(count * size)
+    return _save(folder, "five_gib", model)
+
+
+def large_inline(folder: Path) -> Path:
+    """x FP32 [n, 1024] -> y FP32 [n, 1]: 1.75 GiB of zero weights in the ONNX file itself, which is sparse. Protobuf
+    reads up to 2 GiB. Not to run.
+    """
+    rows, columns = 1024, 460_000
+    size = rows * columns * 4
+    nodes = [_node("MatMul", "x w", "h"), _node("ReduceMean", "h", "y", axes=[1])]
+    path = _write(folder, "large_inline", nodes, [_value("x", ["n", rows])], [_value("y", ["n", 1])])
+    head = TensorProto(name="w", data_type=TensorProto.FLOAT, dims=[rows, columns]).SerializeToString()
+    head += _tag(9, size)  # raw_data
+    inside = _tag(5, len(head) + size) + head  # an initializer
+    with path.open("ab") as file:
+        file.write(_tag(7, len(inside) + size) + inside)  # a second part of the graph; they are merged
+        file.truncate(file.tell() + size)
+    return path
+
+
+def many_nodes(folder: Path) -> Path:
+    """x FP32 [n, 8] -> h100000 FP32 [n, 8], through 100,000 nodes of four kinds."""
+    count, kinds = 100_000, ("Relu", "Add", "MatMul", "Softmax")
+    nodes = []
+    for i in range(count):
+        before, kind = f"h{i}" if i else "x", kinds[i % 4]
+        inputs = {"Add": f"{before} {before}", "MatMul": f"{before} w"}.get(kind, before)
+        nodes.append(_node(kind, inputs, f"h{i + 1}"))
+    ports = [_value("x", ["n", 8])], [_value(f"h{count}", ["n", 8])]
+    return _write(folder, "many_nodes", nodes, *ports, {"w": np.eye(8, dtype=np.float32)})
+
+
 Write = Callable[[Path], Path]
 
 #: Valid ONNX that ONNX Runtime loads and runs; what each does to its batch is in its docstring.
@@ -519,6 +565,15 @@ BAD: tuple[Write, ...] = (
 
 
 # ---- helpers ---------------------------------------------------------------------------------------------------------
+
+
+def _tag(number: int, length: int) -> bytes:
+    """The head of a protobuf field with so many bytes."""
+    out = bytearray([number << 3 | 2])
+    while length > 0x7F:
+        out.append(length & 0x7F | 0x80)
+        length >>= 7
+    return bytes([*out, length])
 
 
 def _node(op: str, inputs: str, outputs: str, **attributes: object) -> NodeProto:

@@ -169,6 +169,21 @@ def test_functions_without_end(calls: Mapping[str, Sequence[str]], fault: str, t
     assert fault in inspect(tmp_path / "m.onnx", prepare=False).compute.fault
 
 
+@pytest.mark.parametrize("name", [b"Relu", b"batch", b"w1", b"mlp"])
+def test_names_that_are_not_text(name: bytes, tmp_path: Path) -> None:
+    """An operator, an axis, a weight, and the graph's own name, which no one uses."""
+    path = graphs.mlp(tmp_path)
+    content = path.read_bytes()
+    assert name in content
+    path.write_bytes(content.replace(name, b"\xe4" + name[1:]))
+    if name == b"mlp":
+        assert introspect(path).outputs
+        return
+    with pytest.raises(ModelError, match="a name is not UTF-8 text"):
+        introspect(path)
+    assert any("not UTF-8" in problem for problem in inspect(path, prepare=False).problems)
+
+
 @pytest.mark.parametrize("flag", ["b2", "w1", "made"])
 def test_a_training_mode_that_is_no_flag(flag: str, tmp_path: Path) -> None:
     """The Relu becomes a Dropout whose training mode is a weight, one in another file, or holds less than it says."""

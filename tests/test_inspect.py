@@ -362,68 +362,20 @@ def memory(*arguments: str | Path) -> tuple[int, str]:
 
 
 def test_five_gib_of_external_data_take_no_memory(tmp_path: Path) -> None:
-    count, size = 80, 4096 * 4096 * 4
-    weights = [graphs._external_tensor(f"w{i}", [4096, 4096], "big.bin") for i in range(count)]
-    for i, weight in enumerate(weights):
-        weight.external_data.add(key="offset", value=str(i * size))
-        weight.external_data.add(key="length", value=str(size))
-    nodes = [helper.make_node("MatMul", [f"h{i}" if i else "x", f"w{i}"], [f"h{i + 1}"]) for i in range(count)]
-    ports = [graphs._value("x", ["n", 4096])], [graphs._value(f"h{count}", ["n", 4096])]
-    opset = helper.make_opsetid("", 17)
-    model = helper.make_model(helper.make_graph(nodes, "g", *ports, weights), opset_imports=[opset], ir_version=8)
-    onnx.save(model, tmp_path / "m.onnx")
-    with (tmp_path / "big.bin").open("wb") as file:
-        file.truncate(count * size)
-    used, text = memory(tmp_path / "m.onnx")
-    assert "big.bin: 80 tensors, 5.00 GiB needed, 5.00 GiB there" in text
+    used, text = memory(graphs.five_gib(tmp_path))
+    assert "five_gib.bin: 80 tensors, 5.00 GiB needed, 5.00 GiB there" in text
     assert "1.34 G MACs" in text
     assert used < 200
 
 
 def test_inline_weights_take_no_memory(tmp_path: Path) -> None:
-    """1.9 GB in the protobuf itself, the most that it can hold."""
-    rows, columns = 1024, 460_000
-    weight = onnx.TensorProto(name="w", data_type=1, dims=[rows, columns]).SerializeToString()
-    size = rows * columns * 4
-    nodes = [helper.make_node("MatMul", ["x", "w"], ["h"]), helper.make_node("ReduceMean", ["h"], ["y"], axes=[1])]
-    graph = helper.make_graph(nodes, "g", [graphs._value("x", ["n", rows])], [graphs._value("y", ["n", 1])])
-    head = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8).SerializeToString()
-    raw = _tag(9, size)
-    inside = _tag(5, len(weight) + len(raw) + size) + weight + raw
-    with (tmp_path / "m.onnx").open("wb") as file:
-        file.write(head + _tag(7, len(inside) + size) + inside)  # a second part of the graph; they are merged
-        file.truncate(file.tell() + size)
-    used, text = memory(tmp_path / "m.onnx")
+    used, text = memory(graphs.large_inline(tmp_path))
     assert "471 M FP32 in 1 tensor, 1.75 GiB" in text
     assert used < 200
 
 
 def test_a_hundred_thousand_nodes(tmp_path: Path) -> None:
-    count = 100_000
-    operators = ("Relu", "Add", "MatMul", "Softmax")
-    nodes = []
-    for i in range(count):
-        before, operator = f"h{i}" if i else "x", operators[i % 4]
-        inputs = (
-            [before]
-            if (i % 2 == 0 and operator != "MatMul") or operator == "Softmax"
-            else [before, before if operator == "Add" else "w"]
-        )
-        nodes.append(helper.make_node(operator, inputs, [f"h{i + 1}"]))
-    weight = numpy_helper.from_array(np.eye(8, dtype=np.float32), "w")
-    ports = [graphs._value("x", ["n", 8])], [graphs._value(f"h{count}", ["n", 8])]
-    opset = helper.make_opsetid("", 17)
-    graph = helper.make_graph(nodes, "g", *ports, [weight])
-    onnx.save(helper.make_model(graph, opset_imports=[opset], ir_version=8), tmp_path / "m.onnx")
-    used, text = memory("--no-prepare", tmp_path / "m.onnx")
+    used, text = memory("--no-prepare", graphs.many_nodes(tmp_path))
     assert "nodes     100000: Relu 25000, Add 25000, MatMul 25000, Softmax 25000" in text
     assert "1.60 M MACs" in text
     assert used < 200
-
-
-def _tag(number: int, length: int) -> bytes:
-    out = bytearray([number << 3 | 2])
-    while length > 0x7F:
-        out.append(length & 0x7F | 0x80)
-        length >>= 7
-    return bytes([*out, length])

@@ -115,6 +115,10 @@ class Model:
     opset: dict[str, int] = field(default_factory=dict)
     graph: Graph | None = None
     functions: list[Function] = field(default_factory=list)
+    graphs: list[Graph] = field(default_factory=list)
+    """The graph and all graphs in attributes, of functions too."""
+    not_text: str = ""
+    """A name that is not UTF-8, as it is read here; "" where all are."""
 
     def attribute(self, node: Node, name: str) -> Any:
         """An attribute: an int, a text, a list of ints, a tensor of INT64 as a list of ints; None where it is not there
@@ -127,21 +131,9 @@ class Model:
         """The values of a small tensor of INT32 or INT64; None where it is another."""
         return _integers(self.data, tensor)
 
-    def graphs(self) -> Iterator[Graph]:
-        """The graph and all graphs in attributes, of functions too."""
-        pending = [self.graph] if self.graph else []
-        nodes = [node for function in self.functions for node in function.nodes if node.graphs]
-        pending += [graph for node in nodes for graphs in node.graphs.values() for graph in graphs]
-        while pending:
-            graph = pending.pop()
-            yield graph
-            for node in graph.nodes:
-                for graphs in node.graphs.values():
-                    pending += graphs
-
     def nodes(self) -> Iterator[Node]:
         """Every node: of the graph, its subgraphs, and the functions."""
-        for graph in self.graphs():
+        for graph in self.graphs:
             yield from graph.nodes
         for function in self.functions:
             yield from function.nodes
@@ -198,6 +190,8 @@ class _Reader:
         self._without_nodes = without_nodes
         self._nodes = 0
         self._values = 0
+        self._graphs: list[Graph] = []
+        self._not_text = ""
         self._texts: dict[bytes, str] = {}
         self._types: dict[bytes, Type] = {}
 
@@ -225,6 +219,9 @@ class _Reader:
             model.graph = Graph()
             for span in graphs:  # protobuf merges what stands there twice
                 self._graph(model.graph, *span, 0)
+            self._graphs.append(model.graph)
+        model.graphs = self._graphs
+        model.not_text = self._not_text
         return model
 
     def _opset(self, at: int, stop: int) -> tuple[str, int]:
@@ -321,6 +318,7 @@ class _Reader:
                 name = self._text(begin, end)
             elif key in {50, 90}:
                 found.append(self._graph(Graph(), begin, end, depth + 1))
+                self._graphs.append(found[-1])
             elif key in {42, 82}:
                 tensors.append(self._tensor(begin, end))
             elif key in {178, 186}:
@@ -416,7 +414,12 @@ class _Reader:
         raw = self._data[at:stop]
         known = self._texts.get(raw)
         if known is None:
-            known = self._texts[raw] = raw.decode("utf-8", "replace")
+            try:
+                known = raw.decode()
+            except UnicodeDecodeError:
+                known = raw.decode("utf-8", "replace")
+                self._not_text = self._not_text or known
+            self._texts[raw] = known
         return known
 
     def _count(self) -> None:

@@ -37,9 +37,10 @@ def infer_shapes(model: Model, sizes: Mapping[str, tuple[int, ...]] | None = Non
     Raises:
         ModelError: the model cannot be inferred: it makes the library fail, crash, or take too long.
     """
-    _check_functions(model)
+    if model.functions:
+        _check_functions(model)
     found = inferred(_with_sizes(model, sizes) if sizes else model.data, inline=bool(model.functions))
-    nested = model.functions or any(node.graphs for node in model.nodes())
+    nested = model.functions or len(model.graphs) > 1
     return read_model(found) if nested else read_values(found, model)
 
 

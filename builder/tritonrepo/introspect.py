@@ -79,6 +79,7 @@ def introspect(path: Path) -> Signature:
             that is missing or lies outside its folder, or has inputs or outputs that Triton cannot carry.
     """
     model = outline(path)
+    _check_texts(model, path)
     _check_versions(model, path)
     graph = model.graph
     if not graph.node:
@@ -221,6 +222,34 @@ def conclude_batch(inputs: tuple[Tensor, ...], outputs: tuple[Tensor, ...]) -> t
                 f"the first axis of output {tensor.name} is {tensor.shape[0]}, which is no batch axis of the inputs",
             )
     return True, "the first axis of every input and output is dynamic"
+
+
+def _check_texts(model: onnx.ModelProto, path: Path) -> None:
+    """See that names are text: protobuf gives bytes for those that are not UTF-8."""
+    for text in _texts(model):
+        if isinstance(text, bytes):
+            raise ModelError(
+                f"a name is not UTF-8 text: {text[:_SHOWN]!r}", where=path, hint="The file is damaged; export it again."
+            )
+
+
+def _texts(model: onnx.ModelProto) -> Iterator[object]:
+    """The names in a model, but for those that no one uses."""
+    yield from (entry.domain for entry in model.opset_import)
+    for function in model.functions:
+        yield from (function.name, function.domain, *function.input, *function.output)
+    for value in (*model.graph.input, *model.graph.output, *model.graph.value_info):
+        yield value.name
+        yield from (dim.dim_param for dim in value.type.tensor_type.shape.dim)
+    for node in nodes(model):
+        yield from (node.name, node.op_type, node.domain, *node.input, *node.output)
+        for attribute in node.attribute:
+            yield from (attribute.name, attribute.ref_attr_name)
+            for graph in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
+                yield from (value.name for value in (*graph.input, *graph.output, *graph.value_info))
+    for tensor in tensors(model):
+        yield tensor.name
+        yield from (text for entry in tensor.external_data for text in (entry.key, entry.value))
 
 
 def _check_versions(model: onnx.ModelProto, path: Path) -> None:

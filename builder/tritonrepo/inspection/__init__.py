@@ -176,11 +176,11 @@ def _inspect(path: Path, model: Model, sizes: Mapping[str, int], foreseeing: For
         batch=batch,
         operators=dict(nodes.most_common()),
         nodes=nodes.total(),
-        subgraphs=max(0, sum(1 for _ in model.graphs()) - 1),
+        subgraphs=len(model.graphs) - 1,
         weights=tuple(_weights(stored)),
         external=external,
         compute=compute,
-        tensorrt=outlook(model, _types(model, inferred)),
+        tensorrt=outlook(model, stored, _types(model, inferred)),
         preparation=foreseeing.result(),
         problems=tuple(_problems(model, given, outputs, stored, external)),
     )
@@ -306,13 +306,13 @@ def _compute(
         inferred = infer_shapes(model, shapes)
     except ModelError as error:
         return Compute(chosen, Counted(), error.message), {}
-    types = {value.name: value.type for graph in inferred.graphs() for value in (*graph.values, *graph.outputs)}
+    types = {value.name: value.type for graph in inferred.graphs for value in (*graph.values, *graph.outputs)}
     return Compute(chosen, count(inferred, chosen)), types
 
 
 def _types(model: Model, inferred: Mapping[str, Type]) -> Mapping[str, Type]:
     types = dict(inferred)
-    for graph in model.graphs():
+    for graph in model.graphs:
         types.update((value.name, value.type) for value in graph.inputs)
         types.update((tensor.name, Type("tensor", tensor.element, tensor.dims)) for tensor in graph.initializers)
     return types
@@ -327,6 +327,8 @@ def _problems(
 ) -> Iterator[str]:
     """What stands in the way of serving the model; the first few of each kind."""
     assert model.graph is not None  # noqa: S101 - inspect has looked
+    if model.not_text:
+        yield f"a name is not UTF-8 text: {model.not_text[:200]!r}"
     if not model.graph.nodes:
         yield "the graph is empty: it has no nodes"
     for kind, ports in (("input", inputs), ("output", outputs)):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
@@ -55,15 +55,16 @@ class Outlook:
     table: Table
 
 
-def outlook(model: Model, types: Mapping[str, Type]) -> Outlook:
+def outlook(model: Model, stored: Iterable[Tensor], types: Mapping[str, Type]) -> Outlook:
     """Hold a model against the list.
 
     Args:
         model: the model.
+        stored: its tensors.
         types: types of values by name, as far as they are known.
     """
     held = table()
-    found = [*_opsets(model, held), *_edges(model, held), *_stored(model, held), *_operators(model, types, held)]
+    found = [*_opsets(model, held), *_edges(model, held), *_stored(stored, held), *_operators(model, types, held)]
     verdicts = {finding.verdict for finding in found}
     worst: Literal["refused", "unknown", "nothing known against it"] = (
         "refused" if "refused" in verdicts else "unknown" if "unknown" in verdicts else "nothing known against it"
@@ -123,9 +124,9 @@ def _edges(model: Model, held: Table) -> Iterator[Finding]:
                 yield Finding("refused", what, 1, f"it is {name_of(value.type.element)}")
 
 
-def _stored(model: Model, held: Table) -> Iterator[Finding]:
+def _stored(stored: Iterable[Tensor], held: Table) -> Iterator[Finding]:
     """Types of weights and constants."""
-    counts: Counter[str] = Counter(name_of(tensor.element) for tensor in tensors(model))
+    counts: Counter[str] = Counter(name_of(tensor.element) for tensor in stored)
     for name, count in sorted(counts.items()):
         if name == _DOUBLE:
             yield Finding("condition", "FP64 weights", count, "FP64 is computed in FP32")
@@ -135,7 +136,7 @@ def _stored(model: Model, held: Table) -> Iterator[Finding]:
 
 def tensors(model: Model) -> Iterator[Tensor]:
     """Every stored tensor: initializers, sparse ones, and those in attributes."""
-    for graph in model.graphs():
+    for graph in model.graphs:
         yield from graph.initializers
         yield from graph.sparse
     for node in model.nodes():
