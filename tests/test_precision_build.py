@@ -177,7 +177,7 @@ def test_a_long_search_is_heard_of() -> None:
     shown = display.PlainDisplay(stream, lambda: now[0])
     for run in range(1, 40):
         now[0] += 1
-        shown.step("model", f"precision: FP16: run {run} of at most 40", "start", 0.0)
+        shown.step("model", f"precision: FP16: run {run} of at most 40", "progress", 0.0)
     shown.step("model", "precision", "done", 39.0)
     lines = [17, 33]
     said = [f"model: precision: FP16: run {run} of at most 40" for run in lines]

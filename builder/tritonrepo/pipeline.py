@@ -295,7 +295,7 @@ def _reduce_precision(
             chosen,
             rows,
             lambda fill: steps.cache.folder("precision", key, fill),
-            lambda text: steps.emit(Event("precision", "start", detail=text)),
+            lambda text: steps.emit(Event("precision", "progress", detail=text)),
             steps.cache.root / "precision",
         ),
         late=lambda found: _digests(steps.cache, (found.prepared.path, *found.prepared.external_data)),
