@@ -199,7 +199,7 @@ def test_what_a_build_for_a_fleet_has_made_is_a_share(repository: Path, tmp_path
     assert {path.name for path in (repository / "m" / "1").iterdir()} == plans(*FLEET[:2])
 
 
-def test_a_host_without_tensorrt_does_not_replace_the_plans(repository: Path, tmp_path: Path) -> None:
+def test_a_host_without_tensorrt_does_not_replace_the_plans(repository: Path, tmp_path: Path, in_process: None) -> None:
     from tritonrepo.build import BuildOptions, build
 
     put(repository, staged("8.0"))
@@ -449,7 +449,7 @@ def test_a_fallback_serves_the_onnx_beside_the_plans(tmp_path: Path, monkeypatch
 # ---- named configs ---------------------------------------------------------------------------------------------------
 
 
-def test_a_further_config_is_checked_as_well(tmp_path: Path) -> None:
+def test_a_further_config_is_checked_as_well(tmp_path: Path, in_process: None) -> None:
     from tritonrepo.build import BuildOptions, build
 
     spec = spec_for([graphs.mlp(tmp_path)], repository=tmp_path / "models", settings={"engine": "python"})
@@ -461,7 +461,7 @@ def test_a_further_config_is_checked_as_well(tmp_path: Path) -> None:
 
 
 @pytest.mark.server
-def test_the_server_takes_the_config_that_is_named(tmp_path: Path, triton: Any) -> None:
+def test_the_server_takes_the_config_that_is_named(tmp_path: Path, triton: Any, in_process: None) -> None:
     """A further config of a model that the embedded server can run, chosen by --model-config-name."""
     import urllib.request
 
