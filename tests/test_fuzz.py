@@ -117,6 +117,25 @@ def test_a_weight_cannot_say_that_it_was_left_in_another_file(tmp_path: Path) ->
         introspect(path)
 
 
+@pytest.mark.parametrize("first", [True, False])
+def test_a_location_that_is_given_twice(first: bool, tmp_path: Path) -> None:
+    """One reader follows the first, another the last: only one of them would have been looked at."""
+
+    def change(model: onnx.ModelProto) -> None:
+        entries = model.graph.initializer[0].external_data
+        [right] = [entry.value for entry in entries if entry.key == "location"]
+        kept = [(entry.key, entry.value) for entry in entries]
+        del entries[:]
+        for key, value in [("location", "../outside.bin"), *kept] if first else [*kept, ("location", "../outside.bin")]:
+            entries.add(key=key, value=value)
+        assert right == "external_data.bin"
+
+    path = altered(graphs.external_data, tmp_path / "inside", change)
+    (tmp_path / "outside.bin").write_bytes(b"secret" * 100)
+    with pytest.raises(ModelError, match=r"says twice where its data is|outside the model's folder"):
+        introspect(path)
+
+
 def test_more_axes_than_anything_carries(tmp_path: Path) -> None:
     def change(model: onnx.ModelProto) -> None:
         for _ in range(5000):

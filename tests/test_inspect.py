@@ -99,6 +99,16 @@ def test_large_weights_stay_in_the_file_and_can_be_found_there(form: str, tmp_pa
         assert np.array_equal(np.frombuffer(tensor.raw_data, np.float32), values)
 
 
+def test_what_a_tensor_that_is_inside_says_of_outside_does_not_count(tmp_path: Path) -> None:
+    weight = helper.make_tensor("w", 1, [SMALL], np.zeros(SMALL, np.float32).tobytes(), raw=True)
+    weight.external_data.add(key="location", value="../left over.bin")
+    node = helper.make_node("Add", ["x", "w"], ["y"])
+    graph = helper.make_graph([node], "g", [graphs._value("x", [SMALL])], [graphs._value("y", [SMALL])], [weight])
+    onnx.save(helper.make_model(graph), tmp_path / "m.onnx")
+    [tensor] = introspection.tensors(onnx.ModelProto.FromString(read_skeleton(tmp_path / "m.onnx")))
+    assert [entry.value for entry in tensor.external_data if entry.key == "location"] == ["m.onnx"]
+
+
 def test_a_file_that_is_read_by_pages_is_read_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = graphs.cnn(tmp_path)
     whole = read_skeleton(path)

@@ -62,6 +62,8 @@ class Tensor:
     stored: int | None
     """Bytes of raw data that the file holds; None where it holds the values in another form, or elsewhere."""
     span: tuple[int, int]
+    twice: bool = False
+    """Whether its external data says something twice."""
 
 
 @dataclass(eq=False, slots=True)
@@ -329,7 +331,7 @@ class _Reader:
 
     def _tensor(self, at: int, stop: int) -> Tensor:
         self._count()
-        name, element, external = "", 0, False
+        name, element, external, twice = "", 0, False, False
         dims: list[int] = []
         entries: dict[str, str] = {}
         stored: int | None = None
@@ -347,12 +349,13 @@ class _Reader:
                     stored = end - begin
                 case 106:
                     pair = {number: self._text(*span) for number, *span in self._texts_of(begin, end)}
+                    twice = twice or pair.get(10, "") in entries
                     entries[pair.get(10, "")] = pair.get(18, "")
                 case 112:
                     external = begin == 1
         if len(dims) > 64:
             raise ModelError(f"a tensor of {len(dims)} axes ({name[:80]!r})")
-        return Tensor(name, element, tuple(dims), entries, external, stored, (at, stop))
+        return Tensor(name, element, tuple(dims), entries, external, stored, (at, stop), twice)
 
     def _texts_of(self, at: int, stop: int) -> Iterator[tuple[int, int, int]]:
         return ((key, begin, end) for key, begin, end, _ in fields(self._data, at, stop) if key & 7 == BYTES)

@@ -165,6 +165,7 @@ class _Cutter:
     def _tensor(self, begin: int, end: int, _: int) -> bytes:
         """The tensor without its values; where they lie instead."""
         parts: list[bytes] = []
+        given: list[bytes] = []
         outside = False
         left: list[tuple[int, int, int]] = []
         for key, at, stop, start in fields(self._data, begin, end):
@@ -174,8 +175,10 @@ class _Cutter:
                 left.append((number, value, stop - value))
                 continue
             outside = outside or (number == 14 and at == 1)
-            parts.append(self._kept(start, stop))
-        if not outside:
+            (given if number in {13, 14} else parts).append(self._kept(start, stop))
+        if outside:
+            parts += given
+        else:
             entries = {"location": self._location if left else ""}
             entries[_LEFT_KEY] = f"{_LEFT}{sum(size for *_, size in left)}"
             if len(left) == 1 and left[0][0] in _AS_RAW:

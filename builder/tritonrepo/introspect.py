@@ -192,6 +192,12 @@ def external_files(model: onnx.ModelProto, path: Path) -> tuple[Path, ...]:
         if tensor.data_location != onnx.TensorProto.EXTERNAL:
             continue
         entries = {entry.key: entry.value for entry in tensor.external_data}
+        if len(entries) < len(tensor.external_data):  # readers differ in which of two they follow
+            raise ModelError(
+                f"weight {tensor.name[:_SHOWN]!r} says twice where its data is",
+                where=path,
+                hint="The file is damaged, or made to mislead; export it again.",
+            )
         location = entries.get("location", "")
         if left(entries) is not None and location in {"", own_location(path)}:
             continue

@@ -361,6 +361,8 @@ def _first(texts: Iterator[str | None]) -> Iterator[str]:
 
 def _untrue(tensor: Tensor) -> str | None:
     """What a tensor says of itself and does not hold."""
+    if tensor.twice:
+        return f"weight {tensor.name!r} says twice where its data is"
     if any(dim < 0 for dim in tensor.dims):
         return f"weight {tensor.name!r} has an axis of size {min(tensor.dims)}"
     held = left_bytes(tensor)
