@@ -14,7 +14,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tritonrepo import _ort_errors
-from tritonrepo.batch_proof import MOST_ROWS, BatchProof, Rows, Runs, alike, answers_alone, prove, wider
+from tritonrepo.batch_proof import (
+    MOST_ROWS,
+    THREADS_VARIABLE,
+    BatchProof,
+    Rows,
+    Runs,
+    alike,
+    answers_alone,
+    prove,
+    wider,
+)
 from tritonrepo.compare import OutputError, compare
 from tritonrepo.errors import ModelError, VerificationError
 from tritonrepo.generate import generate, numpy_dtype, recipes, uses_of
@@ -30,9 +40,6 @@ if TYPE_CHECKING:
     import onnxruntime
 
     Arrays = Mapping[str, "np.ndarray[Any, Any]"]
-
-#: Threads of one ONNX Runtime session; the pipeline shares the cores among models that are built at once.
-THREADS_VARIABLE = "TRITONREPO_THREADS"
 
 #: ONNX Runtime's setting that leaves Q/DQ pairs as they are.
 NO_INT8_FUSION = "session.disable_quant_qdq"

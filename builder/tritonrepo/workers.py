@@ -21,9 +21,9 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from typing import IO, Any, Generic, TypeVar
 
+from tritonrepo.batch_proof import THREADS_VARIABLE
 from tritonrepo.errors import ModelError, TritonrepoError
 from tritonrepo.limits import NO_LIMITS, TICK, Limits, memory_of
-from tritonrepo.verify import THREADS_VARIABLE
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")

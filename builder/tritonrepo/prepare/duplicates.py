@@ -16,17 +16,21 @@ if TYPE_CHECKING:
     import onnx
 
 
-def merge_duplicates(model: onnx.ModelProto, context: Context) -> tuple[onnx.ModelProto, tuple[Change, ...]]:
-    """Weights of one type, shape and content become one. Contents are read in blocks, and only where types, shapes and
-    the first block agree.
+#: Smaller weights are left as they are: merging them saves nothing.
+_WORTH_IT = 1024
 
-    Afterwards no two weights of the graph are the same, but those that are inputs or outputs of it.
+
+def merge_duplicates(model: onnx.ModelProto, context: Context) -> tuple[onnx.ModelProto, tuple[Change, ...]]:
+    """Weights of one type, shape and content become one, from 1 KiB on. Contents are read in blocks, and only where
+    types, shapes and the first block agree.
+
+    Afterwards no two weights of 1 KiB or more are the same, but those that are inputs or outputs of the graph.
     """
     graph = model.graph
     fixed = {value.name for value in (*graph.input, *graph.output)}
     alike = defaultdict(list)
     for weight in graph.initializer:
-        if weight.name not in fixed:
+        if weight.name not in fixed and bytes_of(weight) >= _WORTH_IT:
             alike[weight.data_type, tuple(weight.dims)].append(weight)
     names: dict[str, str] = {}
     freed = 0

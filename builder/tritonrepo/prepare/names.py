@@ -1,8 +1,8 @@
 """Names that the server, or a version's folder, cannot carry.
 
 What a server really cannot carry was tried with names of every kind (tests/test_prepare_names.py): line breaks, control
-characters, quotes, slashes, emoji and two million letters go through gRPC and HTTP unharmed. A NUL does not: the name
-ends there.
+characters, quotes, slashes, emoji and seventy thousand letters go through gRPC and HTTP unharmed. A NUL does not: the
+name ends there.
 """
 
 from __future__ import annotations
