@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tritonclient.grpc import service_pb2
 
@@ -494,6 +494,7 @@ INT64 = st.integers(-(2**63), 2**63 - 1)
 TEXT = st.text(max_size=20).filter(lambda text: "\ud800" not in text)
 
 
+@settings(deadline=None)  # a busy machine is no failure
 @given(
     model=TEXT, version=TEXT, identity=TEXT, priority=st.integers(0, 2**64 - 1), timeout=st.integers(0, 2**40),
     shape=st.lists(st.integers(-1, 2**40), max_size=4), data=st.binary(max_size=300), region=TEXT,
@@ -534,6 +535,7 @@ def test_what_is_written_is_what_protobuf_reads(
     assert {name: type(value) for name, value in found.items()} == {name: type(value) for name, value in wanted.items()}
 
 
+@settings(deadline=None)  # a busy machine is no failure
 @given(
     shapes=st.lists(st.lists(st.integers(-1, 2**33), max_size=4), max_size=3), data=st.binary(max_size=300),
     version=TEXT, identity=TEXT, number=st.integers(-(2**63), 2**63 - 1), text=TEXT, real=st.floats(allow_nan=False),
@@ -559,6 +561,7 @@ def test_what_protobuf_writes_is_what_is_read(
     assert decode_stream(stream.SerializeToString()) == (text, read)
 
 
+@settings(deadline=None)  # a busy machine is no failure
 @given(garbage=st.binary(max_size=200))
 def test_bytes_that_are_no_message(garbage: bytes) -> None:
     for decoder in (decode_infer, decode_stream):
@@ -566,6 +569,7 @@ def test_bytes_that_are_no_message(garbage: bytes) -> None:
             decoder(garbage)
 
 
+@settings(deadline=None)  # a busy machine is no failure
 @given(cut=st.integers(0, 60), flip=st.integers(0, 255), at=st.integers(0, 60))
 def test_messages_that_were_damaged(cut: int, flip: int, at: int) -> None:
     message = service_pb2.ModelInferResponse(model_name="m", model_version="1")

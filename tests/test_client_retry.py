@@ -314,7 +314,8 @@ def test_any_order_of_failures_ends_in_a_reply_or_an_error(seed: int) -> None:
 # Errors of others
 
 PACKAGES = (
-    "grpc", "grpc.aio", "grpc._channel", "grpc._common", "grpc.aio._base_call", "tritonclient.utils",
+    "grpc", "grpc.aio", "grpc._channel", "grpc._interceptor",
+    "grpc._common", "grpc.aio._base_call", "tritonclient.utils",
     "tritonclient.utils.shared_memory", "tritonclient.utils.cuda_shared_memory", "tritonclient.grpc",
     "tritonclient.http",
 )  # fmt: skip
@@ -327,6 +328,7 @@ FOREIGN = {
     "grpc._channel._InactiveRpcError": ServerError,
     "grpc._channel._MultiThreadedRendezvous": ServerError,
     "grpc._channel._SingleThreadedRendezvous": ServerError,
+    "grpc._interceptor._FailureOutcome": ServerError,
     "grpc.aio._call.AioRpcError": ServerError,
     "grpc.aio.AioRpcError": ServerError,
     "grpc._cython.cygrpc.UsageError": TritonClientError,
@@ -369,6 +371,8 @@ def instance(name: str, kind: Any) -> BaseException:
 
     if name.endswith("AioRpcError"):
         return made(kind(grpc.StatusCode.INTERNAL, None, None, details="words"))
+    if name.endswith("_FailureOutcome"):  # what an interceptor's exception becomes
+        return made(kind(RuntimeError("words"), None))
     if name.endswith("AioRpcStatus"):
         return made(kind(grpc.StatusCode.INTERNAL.value[0], "words", (), "words"))
     if "_channel." in name:
@@ -399,7 +403,7 @@ def test_every_exception_of_grpc_and_tritonclient_is_one_of_ours() -> None:
         error = from_foreign(instance(name, kind), model="m", endpoint="grpc://h:1")
         assert type(error) is FOREIGN[name], name
         assert (error.model, error.endpoint) == ("m", "grpc://h:1")
-        assert "words" in error.detail or isinstance(error, DeadlineExceeded)
+        assert "words" in error.detail or "intercepting" in error.detail or isinstance(error, DeadlineExceeded)
         assert str(pickle.loads(pickle.dumps(error))) == str(error)  # noqa: S301
 
 
