@@ -237,3 +237,60 @@ def test_two_places_give_the_same_verdict(world: World, tmp_path: Path) -> None:
     other = World(tmp_path / "other")
     assert other.build()[0].staged.verdict == world.build()[0].staged.verdict
     assert other.task() != replace(other.task(), templates=None)
+
+
+def static(folder: Path, *nodes: onnx.NodeProto) -> Path:
+    """x FP32 [1, 4] -> y FP32 [1, 4]."""
+    values = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1, 4]) for name in "xy"]
+    graph = onnx.helper.make_graph(list(nodes), "g", values[:1], values[1:])
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8)
+    onnx.save(model, folder / "static.onnx")
+    return folder / "static.onnx"
+
+
+def test_a_batch_that_was_made_and_is_none_is_taken_back(tmp_path: Path) -> None:
+    """The rules let a mean over the rows follow the batch; the proof does not."""
+    world = World(tmp_path)
+    mean = onnx.helper.make_node("ReduceMean", ["x"], ["mean"], axes=[0])
+    world.onnx = static(tmp_path, mean, onnx.helper.make_node("Sub", ["x", "mean"], ["y"]))
+    world.settings = {"verification": {"low": -1}}
+    built, _ = world.build()
+    assert (built.plan.max_batch_size, built.changes, built.signature.inputs[0].shape) == (0, (), (1, 4))
+    assert "changes with the other rows of its batch" in built.plan.batch_reason
+    assert world.build()[0].cached
+    world.settings["batching"] = {"max_batch_size": 4}
+    with pytest.raises(ModelError, match="max_batch_size 4 was asked for, but the model does not batch: row"):
+        world.build()
+
+
+def test_what_stood_in_the_way_of_a_batch_is_said(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    nodes = [
+        onnx.helper.make_node("ReduceMean", ["x"], ["mean"], axes=[0], keepdims=0, name="over_rows"),
+        onnx.helper.make_node("Concat", ["mean"], ["same"], axis=0),
+        onnx.helper.make_node("Expand", ["same", "shape"], ["y"]),
+    ]
+    world.onnx, world.settings = static(tmp_path, *nodes), {}
+    model = onnx.load(world.onnx)
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.array([1, 4]), "shape"))
+    onnx.save(model, world.onnx)
+    built, _ = world.build()
+    said = (
+        "the first axis of input x is fixed at 1, and cannot be made dynamic: "
+        "the batch is not the first axis of output y, lost at ReduceMean over_rows"
+    )
+    assert (built.plan.max_batch_size, built.plan.batch_reason) == (0, f"auto: {said}")
+    world.settings = {"batching": {"max_batch_size": 4}}
+    with pytest.raises(ModelError, match="cannot be made dynamic: the batch is not the first axis of output y"):
+        world.build()
+
+
+def test_the_verdict_lists_what_preparation_did(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    world.onnx, world.settings = graphs.static_batch_in_reshape(tmp_path), {}
+    document = world.build()[0].staged.verdict["preparation"]
+    assert isinstance(document, dict)
+    first = document["changes"][0]
+    assert (first["pass"], first["what"]) == ("dynamic_batch", "the batch, fixed at 1 in the file, is dynamic")
+    assert all(change["why"] for change in document["changes"])
+    assert (document["names"], document["refused"]) == ({}, {})

@@ -82,6 +82,10 @@ class Task:
     """Whether a version waits for the hosts of GPUs that it would be taken from."""
 
 
+#: The pass whose failure is said with the batch.
+_SAID = "dynamic_batch"
+
+
 @dataclass(frozen=True)
 class Built:
     """A model that may be published, and what is to be said of it."""
@@ -93,6 +97,8 @@ class Built:
     verdict: Verdict
     changes: tuple[Change, ...]
     """What preparation changed."""
+    left_out: tuple[str, ...]
+    """What preparation could not do, and why."""
     files: tuple[Path, ...]
     """Every file that the result depends on."""
     cached: bool
@@ -159,6 +165,7 @@ def build_model(task: Task, emit: Callable[[Event], None]) -> Built:
         plan=chosen,
         verdict=verdict,
         changes=(*prepared.changes, *_already(reached)),
+        left_out=tuple(f"{name} is left out: {why}" for name, why in prepared.refused.items() if name != _SAID),
         files=(model.onnx, *signature.external_data, *_samples(model), *copied_files(model)),
         cached=steps.all_cached,
     )
