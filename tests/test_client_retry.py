@@ -225,6 +225,18 @@ def test_answers_of_any_kind_keep_the_breaker_closed() -> None:
         client.model("m")(X)
 
 
+def test_a_deadline_while_the_breaker_is_open_leaves_the_next_attempt_to_the_next() -> None:
+    server = fake()
+    with Client(server, retry=Retry(attempts=1), breaker=Breaker(failures=1, pause=0.01, longest=0.01)) as client:
+        client.model("m")(X)
+        server.fail(never_sent(), DeadlineExceeded("late"))
+        for kind in (ServerUnreachable, DeadlineExceeded):
+            with pytest.raises(kind):
+                client.model("m")(X)
+            time.sleep(0.02)
+        assert client.model("m")(X) == X
+
+
 def test_waiting_until_ready_closes_the_breaker() -> None:
     server = fake()
     with Client(server, retry=Retry(attempts=1), breaker=Breaker(failures=1, pause=100, longest=100)) as client:

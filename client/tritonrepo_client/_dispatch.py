@@ -101,6 +101,7 @@ class Endpoint:
         if isinstance(error, DeadlineExceeded):
             self.slow_until = now + _SLOW_S
             if self.alone:  # then nobody else could do better, and the model may just be slow
+                self.undecided()
                 return
         with self._lock:
             self._failures += 1
