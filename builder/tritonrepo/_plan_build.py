@@ -14,7 +14,7 @@ from pydantic import TypeAdapter
 from tritonrepo._cuda import Gpu
 from tritonrepo._plan_progress import PlanProgress
 from tritonrepo.errors import EngineError, TritonrepoError, Where
-from tritonrepo.limits import Limits
+from tritonrepo.limits import Limits, usual_limits
 from tritonrepo.plan import BuildRequest, BuiltPlan, Plan
 from tritonrepo.prepare import Prepared
 from tritonrepo.releases import RELEASES
@@ -46,7 +46,8 @@ def build_plan(request: BuildRequest, emit: Callable[[PlanProgress], None]) -> B
     options = request.options
     limits = Limits(
         seconds=options.time_limit_s + _GRACE if options.time_limit_s is not None else None,
-        memory=int(options.memory_limit_gib * 2**30) if options.memory_limit_gib is not None else None,
+        # The limits of the build see the model's worker, and not TensorRT's process below it.
+        memory=usual_limits().memory if options.memory_limit_gib is None else int(options.memory_limit_gib * 2**30),
     )
     advice = Advice(
         slow="Raise tensorrt.time_limit_s, or lower tensorrt.builder_optimization_level.",
