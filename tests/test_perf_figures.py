@@ -19,7 +19,9 @@ from tritonrepo_client.perf.figures import (
     steady_from,
     student,
 )
+from tritonrepo_client.perf.measure import widest
 from tritonrepo_client.perf.statistics import Reading, breakdown, instances_of, parse_metrics
+from tritonrepo_client.perf.timeline import Slice
 
 
 def taken(load: OpenLoop, count: int, worker: int = 0, workers: int = 1) -> np.ndarray:
@@ -223,3 +225,64 @@ def test_regressions(rate: float, p99: float, error: float, verdicts: dict[str, 
     assert ratio.low is not None
     assert ratio.high is not None
     assert ratio.low < ratio.ratio < ratio.high
+
+
+def served(rate: float, capacity: float, **more: object) -> dict[str, object]:
+    """What a point of a server with that capacity looks like; latency grows as a queue's does."""
+    answered = min(rate, capacity)
+    slow = 10_000.0 if rate < capacity else 5e6
+    value = 10_000.0 / max(1 - rate / capacity, 1e-3) if rate < capacity else slow
+    point = {
+        "latency_us": {"p99": {"value": value}}, "requests": {"total": 1000, "ok": 1000}, "valid": True,
+        "offered_per_second": rate, "throughput": {"value": answered},
+    }  # fmt: skip
+    return {**point, **more}
+
+
+def test_the_search_ends_next_to_the_limit() -> None:
+    """10 ms / (1 - rate / 100) keeps 50 ms up to 80 a second."""
+    from tritonrepo_client.perf.search import search
+    from tritonrepo_client.perf.settings import Load, ModelShare, Settings, Slo
+
+    asked: list[float] = []
+
+    def measure(load: Load) -> dict[str, object]:
+        if load.kind == "concurrency":
+            return served(7.0, 100.0)
+        asked.append(load.value)
+        return served(load.value, 100.0)
+
+    found = search(Slo("p99", 0.05), Settings((ModelShare("m"),)), measure)
+    assert 80 / 1.05 <= found["rate"] <= 80
+    assert len(found["steps"]) == len(asked) + 1
+    nothing = search(Slo("p99", 0.001), Settings((ModelShare("m"),)), measure)
+    assert nothing["rate"] is None
+
+    def limited(load: Load) -> dict[str, object]:
+        """A client that cannot send more than 30 a second."""
+        point = measure(load)
+        return {**point, "valid": load.value <= 30} if load.kind == "rate" else point
+
+    client = search(Slo("p99", 0.05), Settings((ModelShare("m"),)), limited)
+    assert client["rate"] <= 30
+    assert "client" in client["ended"]
+
+
+def test_it_stops_when_the_figures_are_known_well_enough() -> None:
+    random = np.random.default_rng(5)
+
+    def slices(count: int, requests: int, spread: float) -> list[Slice]:
+        made = []
+        for _ in range(count):
+            part = Slice()
+            part.latency.add((1e6 * random.normal(10, spread, requests).clip(1)).astype(np.int64))
+            part.done = requests
+            part.counts[(0, 0, "ok")] = requests
+            made.append(part)
+        return made
+
+    quiet = widest(slices(20, 500, 0.5), [0.25] * 20)
+    assert quiet < 0.05
+    assert widest(slices(20, 500, 5.0), [0.25] * 20) > quiet
+    assert math.isinf(widest(slices(3, 500, 0.5), [0.25] * 3))
+    assert math.isinf(widest(slices(10, 1, 0.5), [0.25] * 10))

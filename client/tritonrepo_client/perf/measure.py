@@ -29,6 +29,7 @@ _SECOND = 1_000_000_000
 _CHECK = _SECOND * 3 // 4
 _EDGE_AT_LATEST = _SECOND
 _GONE_AFTER = 2 * _SECOND
+_SILENT_AFTER = 20 * _SECOND  # an overloaded server may take long to answer even that
 _HEAD_START = 50_000_000
 LEAST_REQUESTS = 20
 _DRAIN = 5.0
@@ -163,6 +164,8 @@ class _Point:
             interrupted, stopped = True, "interrupted"
             self._workers.tell("stop")
             self._workers.tell("abandon")
+        if self._whole:
+            self._timeline.add_edge(self._end() + 1, None)
         self._decide_window(stopped)
         measured = Measured(
             self._load, self._timeline, self._cut, self._count, stopped, self._steady,
@@ -223,11 +226,13 @@ class _Point:
 
     def _load_is_over(self, now: int) -> str:
         """A ramp and a trace are sent to their end."""
+        return "ended" if now > self._end() + _EDGE_AT_LATEST // 2 else ""
+
+    def _end(self) -> int:
+        """When the last request of a ramp or a trace is due, at the latest."""
         if self._load.kind == "ramp":
-            end = self._started + round(self._settings.duration * _SECOND)
-        else:
-            end = self._started + self._load.trace[-1]
-        return "ended" if now > end + _EDGE_AT_LATEST // 2 else ""
+            return self._started + round(self._settings.duration * _SECOND)
+        return self._started + self._load.trace[-1]
 
     def _decide_window(self, stopped: str = "") -> None:
         """Where the measurement begins, and how many slices are complete."""
@@ -240,6 +245,9 @@ class _Point:
                 return
         if self._whole:
             self._cut, self._steady = 0, True
+            if stopped == "ended":
+                past = (number for number, edge in enumerate(timeline.edges) if edge > self._end())
+                self._count = next(past, len(timeline.slices))
             return
         if not timeline.edges:
             return
@@ -271,7 +279,8 @@ class _Point:
         """Nothing succeeds any more, and the server does not answer the poller either."""
         since = self._poller.unreachable_since
         success = max(self._timeline.last_success, self._started)
-        return bool(since) and now - since > _GONE_AFTER and now - success > _GONE_AFTER
+        limit = _GONE_AFTER if self._poller.refused else _SILENT_AFTER
+        return bool(since) and now - since > limit and now - success > limit
 
     def _spans(self) -> list[float]:
         edges = self._timeline.edges[self._cut : self._count + 1]

@@ -46,6 +46,8 @@ class Poller:
         """Why the last reading failed, or ""."""
         self.unreachable_since = 0
         """Since when (ns) no reading succeeded; 0: the last one did."""
+        self.refused = False
+        """Whether the last reading failed because nobody listens, or the connection was cut."""
         self._thread = threading.Thread(target=self._run, name="perf-poller", daemon=True)
 
     def __enter__(self) -> Poller:
@@ -78,6 +80,7 @@ class Poller:
         except ServerError as error:
             self.trouble = error.message
             self.unreachable_since = self.unreachable_since or before
+            self.refused = isinstance(error.__cause__, ConnectionError)
             return Moment(time.monotonic_ns(), None, gauges)
         self.trouble, self.unreachable_since = "", 0
         return Moment((before + time.monotonic_ns()) // 2, readings, gauges)

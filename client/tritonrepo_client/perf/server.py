@@ -211,7 +211,7 @@ class HttpServer:
             except (OSError, http.client.HTTPException) as error:
                 self._connection.close()
                 if fresh or attempt or isinstance(error, TimeoutError):
-                    raise _unreachable(self.address, error) from None
+                    raise _unreachable(self.address, error) from error
         raise AssertionError  # the second attempt returns or raises
 
 
@@ -285,7 +285,7 @@ class GrpcServer:
         except CallError as error:
             raise ServerError(f"{self.address}: {error}") from error
         except OSError as error:
-            raise _unreachable(self.address, error) from None
+            raise _unreachable(self.address, error) from error
         content: Mapping[str, Any] = json_format.MessageToDict(reply, preserving_proto_field_name=True)
         return content
 

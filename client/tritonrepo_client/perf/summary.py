@@ -370,7 +370,7 @@ def _checks(measured: Measured, settings: Settings, rate: float, kinds: Mapping[
         "in_flight": _number(in_flight),
         "rate_times_latency": _number(expected),
         "ratio": _number(expected / in_flight if in_flight else math.nan),
-        "agree": in_flight is None or abs(expected - in_flight) <= noise + 0.05 * expected + 0.5,
+        "agree": not in_flight or not abs(expected - in_flight) > noise + 0.05 * expected + 0.5,
     }
     span = _readings(measured)
     counts: Json | None = None
@@ -418,7 +418,7 @@ def _judge(measured: Measured, settings: Settings, point: Json) -> tuple[list[st
             "others use the model, or replies were lost"
         )
     little = point["checks"]["little"]
-    if not little["agree"] and not requests["errors"]:
+    if not little["agree"] and little["ratio"] is not None and not requests["errors"]:
         notes.append(f"Little's law does not hold: rate times latency is {little['ratio']:.2f} of what was in flight")
     if point["latency_us"]["lower_bounds"]:
         names = ", ".join(point["latency_us"]["lower_bounds"])
@@ -431,12 +431,12 @@ def _judge(measured: Measured, settings: Settings, point: Json) -> tuple[list[st
 def _overload(settings: Settings, point: Json) -> list[str]:
     notes = []
     queue = point["queue"]
-    grown = (queue["at_end"] or 0) - (queue["at_begin"] or 0)
-    behind = (point["throughput"]["value"] or 0) < 0.98 * (point["offered_per_second"] or 0)
-    if behind and grown > 10:
+    begin, end = queue["at_begin"] or 0.0, queue["at_end"] or 0.0
+    answered, offered = point["throughput"]["value"] or 0.0, point["offered_per_second"] or 0.0
+    if answered < 0.98 * offered and end - begin > 10:
         notes.append(
-            f"overload: {point['throughput']['value']:.0f}/s were answered of {point['offered_per_second']:.0f}/s; "
-            f"the queue grew from {queue['at_begin']:.0f} to {queue['at_end']:.0f} requests"
+            f"overload: {answered:.0f}/s were answered of {offered:.0f}/s; "
+            f"the queue grew from {begin:.0f} to {end:.0f} requests"
         )
     if queue["held"]:
         notes.append(

@@ -220,6 +220,9 @@ class Timeline:
         if len(requests.responses):
             into.first.add((requests.first - requests.intended)[good & (requests.responses > 0)])
             into.responses += int(requests.responses.sum())
+        if self._models == 1 and not requests.meta.any():  # nothing but successes of one model at one server
+            into.counts[(0, 0, "ok")] += len(requests.meta)
+            return
         groups = (requests.meta & (INDEX_MASK << MODEL_SHIFT | INDEX_MASK << ENDPOINT_SHIFT)) | requests.kind
         for group, count in zip(*np.unique(groups, return_counts=True), strict=True):
             key = (int(group) >> MODEL_SHIFT & INDEX_MASK, int(group) >> ENDPOINT_SHIFT & INDEX_MASK)
