@@ -231,6 +231,12 @@ def split_words(folder: Path) -> Path:
     return _save(folder, "split_words", model)
 
 
+def divides(folder: Path) -> Path:
+    """x, z INT32 [batch, 3] -> y INT32 [batch, 3] = x / z: fails where an element of z is 0."""
+    values = [_value(name, ["batch", 3], TensorProto.INT32) for name in ("x", "z", "y")]
+    return _write(folder, "divides", [_node("Div", "x z", "y")], values[:2], values[2:])
+
+
 def nan_output(folder: Path) -> Path:
     """x FP32 [batch, 3] -> y FP32 [batch, 3] = sqrt(-1 - |x|): always NaN."""
     nodes = [_node("Abs", "x", "a"), _node("Sub", "minus_one a", "s"), _node("Sqrt", "s", "y")]

@@ -217,3 +217,12 @@ def test_a_model_that_takes_too_long_or_too_much_is_refused_by_name(tmp_path: Pa
     result, _ = run(spec, limits=Limits(memory=1 << 30))
     assert list(result.failures) == ["vast"]
     assert "took more than 1 GiB of memory" in result.failures["vast"].message
+
+
+def test_no_warmup_request_that_would_keep_the_server_from_loading_the_model(tmp_path: Path) -> None:
+    graphs.divides(tmp_path)
+    graphs.mlp(tmp_path)
+    result, _ = run(write_spec(tmp_path, "onnx: divides.onnx", "onnx: mlp.onnx"))
+    configs = [(tmp_path / "model_repository" / name / "config.pbtxt").read_text() for name in ("divides", "mlp")]
+    assert ["model_warmup" in text for text in configs] == [False, True]
+    assert ["does not run on zeros" in " ".join(model.notes) for model in result.models] == [True, False]

@@ -184,3 +184,11 @@ def test_a_shape_that_hangs_on_the_longest_text_is_no_batch(tmp_path: Path) -> N
     verdict = verdict_of(graphs.split_words(tmp_path), plan_for(8, rows(8)))
     assert verdict.rows_independent is False
     assert "output y has another shape for another row" in str(verdict.rows_reason)
+
+
+def test_a_model_that_does_not_run_on_zeros_is_found(tmp_path: Path) -> None:
+    sizes = dict.fromkeys(("x", "z"), (2, 3))
+    verdict = verdict_of(graphs.divides(tmp_path), plan_for(2, Profile(sizes, sizes, sizes)))
+    assert verdict.ok and verdict.rows_independent
+    assert "operator Div" in str(verdict.refuses_zeros)
+    assert verdict_of(graphs.mlp(tmp_path), plan_for(4, rows(4, 4))).refuses_zeros is None

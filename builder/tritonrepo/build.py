@@ -239,6 +239,7 @@ def _result(built: Any, done: Published, seconds: float) -> ModelResult:
             *map(str, built.changes),
             *built.left_out,
             *(proof.bounded if proof else ()),
+            *(("no warmup request: the model does not run on zeros",) if built.verdict.refuses_zeros else ()),
         ),
         version=done.version,
         action=done.action,

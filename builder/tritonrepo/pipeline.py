@@ -131,18 +131,21 @@ def build_model(task: Task, emit: Callable[[Event], None]) -> Built:
     if chosen.engine == "tensorrt":
         chosen, verdict = _build_and_prove(task, steps, signature, prepared, chosen, source)
     served = prepared.signature
+    shown = model
+    if verdict.refuses_zeros and model.warmup == "auto":  # such a request would keep the server from loading the model
+        shown = model.model_copy(update={"warmup": "off"})
     rendered = steps.run(
         "render",
         _RenderedCodec(),
         ("jinja2", "tritonclient", "protobuf"),
         {
-            "settings": settings(model),
+            "settings": settings(shown),
             "files": _digests(cache, copied_files(model)),
             "signature": digest(TypeAdapter(Signature).dump_python(served, mode="json")),
             "plan": digest(TypeAdapter(Plan).dump_python(chosen, mode="json")),
             "templates": templates_digest(task.templates),
         },
-        lambda: render(model, served, chosen, task.templates),
+        lambda: render(shown, served, chosen, task.templates),
     )
     emit(Event("check", "start"))
     _check(task, rendered, chosen)

@@ -74,7 +74,7 @@ def _probe(client: Client, status: ModelStatus, repository: Path | None) -> Prob
     model = client.model(name, version)
     start = time.monotonic()
     try:
-        reason = _why_not(model.config, model.signature)
+        reason = _why_not(model.config, model.signature) or _refuses_zeros(repository, name, version)
         if reason:
             return Probe(name, version, "not probed", reason, 0)
         inputs = minimal_inputs(model.signature, _profile(repository, name, version))
@@ -93,6 +93,13 @@ def _why_not(config: Mapping[str, Any], signature: Signature) -> str:
         return "sequence model"
     shapes = [tensor.name for tensor in signature.inputs if tensor.shape_tensor]
     return f"the values of {', '.join(shapes)} are a shape" if shapes else ""
+
+
+def _refuses_zeros(repository: Path | None, name: str, version: str) -> str:
+    """What the build found: a request of zeros would say nothing of this model."""
+    verdict = _record(repository, name, version).get("verdict")
+    refused = isinstance(verdict, dict) and verdict.get("refuses_zeros")
+    return "it does not run on zeros" if refused else ""
 
 
 def minimal_inputs(signature: Signature, profile: Mapping[str, Shapes]) -> dict[str, NDArray[np.generic]]:
@@ -131,14 +138,23 @@ def minimal_inputs(signature: Signature, profile: Mapping[str, Shapes]) -> dict[
 
 def _profile(repository: Path | None, name: str, version: str) -> Mapping[str, Shapes]:
     """The first profile in the version's verdict file; empty where there is no such record."""
-    if repository is None:
-        return {}
+    verdict = _record(repository, name, version)
     try:
-        verdict = json.loads((repository / name / f"{version}.verdict.json").read_text(encoding="utf-8"))
         return {
             key: {str(tensor): [int(dim) for dim in shape] for tensor, shape in verdict["profiles"][0][key].items()}
             for key in ("min", "opt")
         }
-    except (OSError, ValueError, KeyError, IndexError, TypeError, AttributeError):
+    except (ValueError, KeyError, IndexError, TypeError, AttributeError):
         # Any repository may be served, also one where such a file means something else.
         return {}
+
+
+def _record(repository: Path | None, name: str, version: str) -> Mapping[str, Any]:
+    """The version's verdict file; empty where there is none that can be read."""
+    if repository is None:
+        return {}
+    try:
+        verdict = json.loads((repository / name / f"{version}.verdict.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return verdict if isinstance(verdict, dict) else {}

@@ -25,8 +25,8 @@ from tritonrepo.batch_proof import (
     prove,
     wider,
 )
-from tritonrepo.compare import OutputError, compare
-from tritonrepo.errors import ModelError, VerificationError
+from tritonrepo.compare import FLOATS, OutputError, compare
+from tritonrepo.errors import ModelError, TritonrepoError, VerificationError
 from tritonrepo.generate import generate, numpy_dtype, recipes, uses_of
 from tritonrepo.introspect import Dim, Signature, Tensor
 from tritonrepo.plan import Plan, Shape, axis_key
@@ -60,6 +60,8 @@ class Verdict:
     errors: tuple[OutputError, ...]
     proof: BatchProof | None = None
     """How rows were shown to be independent; None where the model does not batch."""
+    refuses_zeros: str | None = None
+    """Why the model does not run on zeros, which a warmup request or a probe would send; None where it does."""
 
 
 def verify(
@@ -107,7 +109,8 @@ def verify(
         artefact = load()
         pairs = zip(given, wanted, strict=True)
         errors = tuple(error for (at, inputs), want in pairs for error in compare_all(at, artefact.run(inputs), want))
-        return Verdict(all(error.ok for error in errors), None, None, errors)
+        zeros = _refuses_zeros(artefact, served, plan)
+        return Verdict(all(error.ok for error in errors), None, None, errors, refuses_zeros=zeros)
 
     make = _Generated(spec.verification, served, prepared.path, reference.runs)
     groups = list(_proof_rows(spec, served, plan, make))
@@ -117,11 +120,33 @@ def verify(
     if reached == "fp32":  # another precision is reached from an artefact that was proven in this one
         _add_rows_that_differ(groups, answers, reference, served, make)
     reference.unload()
-    outcome = prove(groups, answers, load(), served, compare_all, strict=reached == "fp32")
+    artefact = load()
+    outcome = prove(groups, answers, artefact, served, compare_all, strict=reached == "fp32")
     if outcome.mixed:
         return Verdict(False, False, outcome.mixed, tuple(outcome.errors))
     ok = all(error.ok for error in outcome.errors)
-    return Verdict(ok, True if ok else None, None, tuple(outcome.errors), outcome.proof)
+    zeros = _refuses_zeros(artefact, served, plan)
+    return Verdict(ok, True if ok else None, None, tuple(outcome.errors), outcome.proof, zeros)
+
+
+def _refuses_zeros(artefact: Runs, signature: Signature, plan: Plan) -> str | None:
+    """Ask for a run on zeros at the typical shape, a single row. Images and the like are not asked about: floats with
+    several axes run on any values.
+    """
+    import numpy as np
+
+    if all(tensor.dtype in FLOATS and len(tensor.shape) > 1 for tensor in signature.inputs):
+        return None
+    inputs = {}
+    for tensor in signature.inputs:
+        shape = plan.profiles[0].opt[tensor.name]
+        shape = (1, *shape[1:]) if plan.max_batch_size else shape
+        inputs[tensor.name] = np.full(shape, "" if tensor.dtype == "STRING" else 0, numpy_dtype(tensor.dtype))
+    try:
+        artefact.run(inputs)
+    except TritonrepoError as error:
+        return error.message
+    return None
 
 
 def _artefact(spec: ModelSpec, prepared: Prepared) -> Session:

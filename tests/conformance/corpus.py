@@ -176,7 +176,7 @@ def _spec(work: Path, name: str, model: bytes) -> ModelSpec:
     folder = work / "onnx"
     folder.mkdir(exist_ok=True)
     (folder / f"{name}.onnx").write_bytes(model)
-    return ModelSpec(name=name, onnx=folder / f"{name}.onnx", engine="python", warmup="off")
+    return ModelSpec(name=name, onnx=folder / f"{name}.onnx", engine="python")
 
 
 def _built(
@@ -212,25 +212,24 @@ def _plain(array: NDArray[Any]) -> NDArray[Any]:
 
 
 def _serve(states: Mapping[str, _State], repository: Path, at_once: int, stop: Event) -> None:
-    """Load each model that was published, and ask it. Where the server ends, it is started again and asked for one
-    model at a time, so that each model answers for itself.
+    """Load each model that was published, and ask it. What was not loaded or not answered is asked for again, one model
+    at a time: a server that ended took its other models with it, and on a busy machine Triton takes a process that got
+    no turn for dead.
     """
     left = [name for state in states.values() for name in state.models]
     while left and not stop.is_set():
         begun = time.perf_counter()
         with Serving(repository, at_once, stop) as serving:
             said = serving.each(left, lambda name: _ask(serving, name, states))
-            alive = serving.server.running()
-        lost = [name for name in left if said[name].startswith(NO_ANSWER)]
-        if not alive and at_once > 1:
-            at_once = 1
+        if at_once > 1:
+            again = [name for name in left if "not loaded" in said[name] or "not answered" in said[name]]
         else:
-            lost = lost[1:] if not alive else []  # the first of these ended it
+            again = [name for name in left if said[name].startswith(NO_ANSWER)][1:]  # the first one ended the server
         share = (time.perf_counter() - begun) / len(left)
         for name in left:
-            if name not in lost:
+            if name not in again:
                 _note(states[name.removesuffix(_ROWS)], said[name], share, rows=name.endswith(_ROWS))
-        left = lost
+        left, at_once = again, 1
 
 
 def _ask(serving: Serving, name: str, states: Mapping[str, _State]) -> str:
