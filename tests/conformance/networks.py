@@ -221,8 +221,8 @@ def _spec(network: Network, file: Path) -> ModelSpec:
 
 
 def _light() -> list[Network]:
-    """The networks in the onnx package. Their weights are constants: most give the same answer for any image, so that it
-    cannot be shown that rows do not mix, and are served without batching.
+    """The networks in the onnx package. Their weights are constants, so most give the same answer for any image: that
+    rows do not mix cannot be shown then, and they are served without batching.
     """
     networks = []
     for case in stored_cases("light"):
