@@ -17,7 +17,7 @@ from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 import graphs
 from test_prepare import prepared
-from tritonrepo.prepare import Prepared
+from tritonrepo.prepare import Prepared, dynamic_batch
 
 Weights = dict[str, Any]
 F, I = TensorProto.FLOAT, TensorProto.INT64  # noqa: E741 - element types
@@ -315,3 +315,8 @@ def test_it_can_be_left_out(settings: Any, tmp_path: Path) -> None:
     found = prepared(graphs.static_batch_in_reshape(tmp_path), tmp_path / "kept", **settings)
     assert "dynamic_batch" not in found.changed_by
     assert not found.refused
+
+
+def test_a_graph_of_too_many_nodes_is_not_followed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dynamic_batch, "_MOST_NODES", 2)
+    assert refused(graphs.static_batch(tmp_path), tmp_path) == "the graph has 3 nodes; 2 are followed"

@@ -16,6 +16,8 @@ from tritonrepo.spec import AxisRange
 if TYPE_CHECKING:
     import onnx
 
+#: Larger graphs are not followed: at some 0.5 ms for a node it would take long.
+_MOST_NODES = 50_000
 #: Size that is assumed for a dynamic axis that the spec gives no range for.
 _ASSUMED = (64, 224, 32)
 
@@ -35,6 +37,8 @@ def make_batch_dynamic(model: onnx.ModelProto, context: Context) -> tuple[onnx.M
     rows = _rows(context)
     if rows is None:
         return model, ()
+    if len(model.graph.node) > _MOST_NODES:
+        raise CannotChange(f"the graph has {len(model.graph.node):,} nodes; {_MOST_NODES:,} are followed")
     if model.functions:
         from onnx import inliner
 
