@@ -1,6 +1,6 @@
 """What looking at a model costs: time and memory of `tritonrepo inspect` against reading the graph alone.
 
-    python benchmarks/inspection.py [--rounds N]
+    python benchmarks/inspection.py [--rounds N] [NAME ...]
 
 The compared commands run in turn. Besides the time that passes, that of the processors is shown, which a busy machine
 disturbs less. Memory is that of the largest process that took part.
@@ -34,15 +34,18 @@ INSPECT = [sys.executable, "-m", "tritonrepo", "inspect"]
 def main() -> None:
     parser = argparse.ArgumentParser(description="what looking at a model costs")
     parser.add_argument("--rounds", type=int, default=5)
-    rounds = parser.parse_args().rounds
+    parser.add_argument(
+        "names", nargs="*", default=["mlp", "five_gib", "large_inline", "many_nodes"], help="of tests/graphs.py"
+    )
+    arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         models = [ROOT / "examples" / "models" / "ocr_det.onnx"]
-        for name in ("mlp", "five_gib", "large_inline", "many_nodes"):
+        for name in arguments.names:
             # In a process of their own: what the parent of a process has had counts as that process's memory.
             subprocess.run([sys.executable, "-c", WRITE, name, folder], cwd=ROOT / "tests", check=True)
             models.append(Path(folder) / f"{name}.onnx")
         for path in models:
-            measure(path, rounds)
+            measure(path, arguments.rounds)
 
 
 def measure(path: Path, rounds: int) -> None:

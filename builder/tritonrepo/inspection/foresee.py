@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 #: Seconds that the asking may take.
-SECONDS = 120
+SECONDS = 30
 
 
 @dataclass(frozen=True)
