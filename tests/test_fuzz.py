@@ -19,8 +19,9 @@ from fuzz.steps import STEPS, Seen
 from tritonrepo.build import BuildOptions, build
 from tritonrepo.errors import ModelError, TritonrepoError
 from tritonrepo.inspection import inspect
-from tritonrepo.introspect import introspect
+from tritonrepo.introspect import introspect, tensors
 from tritonrepo.prepare import FAILED, Context, foresee
+from tritonrepo.prepare.weights import open_model
 from tritonrepo.spec import spec_for
 
 SEEDS = [int(line) for line in run.SEEDS.read_text().split()]
@@ -134,6 +135,21 @@ def test_a_location_that_is_given_twice(first: bool, tmp_path: Path) -> None:
     (tmp_path / "outside.bin").write_bytes(b"secret" * 100)
     with pytest.raises(ModelError, match=r"says twice where its data is|outside the model's folder"):
         introspect(path)
+
+
+def test_a_file_that_a_weight_names_and_does_not_use_is_not_followed(tmp_path: Path) -> None:
+    """Its data is inside, so no one looked at the place; the pass that rewrites this model must not copy from there."""
+
+    def change(model: onnx.ModelProto) -> None:
+        for tensor in model.graph.initializer:
+            tensor.external_data.add(key="location", value="../outside.bin")
+
+    path = altered(graphs.initializer_as_input, tmp_path / "inside", change)
+    (tmp_path / "outside.bin").write_bytes(b"secret" * 100)
+    assert not any(tensor.external_data for tensor in tensors(open_model(path)))
+    spec = spec_for([path], repository=tmp_path / "repository")
+    assert not build(spec, BuildOptions(jobs=1), lambda *_: None).failures
+    assert not [file for file in tmp_path.rglob("*.bin") if file != tmp_path / "outside.bin"]
 
 
 def test_more_axes_than_anything_carries(tmp_path: Path) -> None:
