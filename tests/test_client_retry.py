@@ -460,6 +460,18 @@ def test_whether_a_request_may_have_run(status: str, words: str, ran: bool) -> N
     assert type(error) is ServerUnreachable and error.may_have_run is ran
 
 
+@pytest.mark.parametrize(
+    ("status", "words", "kind"),
+    [
+        ("INTERNAL", "Stream removed (Failed parsing HTTP/2 (Frame size 16777215 is larger than ...))", BadReply),
+        ("UNKNOWN", "Stream removed (Socket closed)", ServerUnreachable),
+        ("DEADLINE_EXCEEDED", "Stream removed (Deadline Exceeded)", DeadlineExceeded),
+    ],
+)
+def test_what_grpc_says_of_connections_that_end(status: str, words: str, kind: type[TritonClientError]) -> None:
+    assert type(from_status(status, words, model="m", endpoint="e")) is kind
+
+
 def test_tracing_headers(monkeypatch: pytest.MonkeyPatch) -> None:
     """With a stand-in for the two functions of OpenTelemetry that are used; the package itself is optional."""
     span = types.SimpleNamespace(get_span_context=lambda: types.SimpleNamespace(is_valid=True))
