@@ -124,7 +124,6 @@ _WORDS: tuple[tuple[str, type[TritonClientError]], ...] = (
     ("maximum queue size", ServerBusy),
     ("Request timeout expired", ServerBusy),
     ("Received message larger than max", BadReply),
-    ("Failed parsing HTTP", BadReply),
 )
 
 _STATUS: dict[str, type[TritonClientError]] = {
@@ -148,7 +147,8 @@ def from_status(status: str, words: str, *, model: str, endpoint: str) -> Triton
     """
     kind = next((kind for part, kind in _WORDS if part in words), None)
     if kind is None and status in ("UNKNOWN", "INTERNAL") and words.startswith("Stream removed"):
-        kind = ServerUnreachable  # grpc's own words for a connection that ended under the call
+        # grpc's own words for a connection that ended under the call
+        kind = BadReply if "Failed parsing HTTP" in words else ServerUnreachable
     if kind is None:
         kind = _STATUS.get(_GRPC_NAME.get(status, status), ServerError)
     error = kind(words or "no words came with it", model=model, endpoint=endpoint, status=status)
