@@ -6,6 +6,9 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
+from tritonrepo.fingerprint import tool_version
+from tritonrepo.runtime import TRITON_VERSION
+
 from .collect import KINDS
 from .outcome import Outcome
 
@@ -38,7 +41,9 @@ def _tables(outcomes: Sequence[Outcome]) -> str:
     kinds = [kind for kind in KINDS if any(_kind(each) == kind for each in outcomes)]
     head = ("cases", "", "served, equal", "as ONNX Runtime", "refused", "failed", "in batches too", "needed samples")
     rows = [(kind, *_counts([each for each in outcomes if _kind(each) == kind])) for kind in kinds]
-    parts = [_table(head, [*rows, ("all", *_counts(outcomes))])]
+    versions = f"onnx {tool_version('onnx')}, onnxruntime {tool_version('onnxruntime')}, Triton {TRITON_VERSION}"
+    parts = [f"{len(outcomes):,} cases, with {versions}:\n"]
+    parts += [_table(head, [*rows, ("all", *_counts(outcomes))])]
 
     refused = [each for each in outcomes if each.verdict == "refused"]
     groups: dict[str, list[Outcome]] = defaultdict(list)
