@@ -106,6 +106,17 @@ def test_what_counts_as_equal(got: Any, want: Any, words: str) -> None:
         ({"reference": "differs"}, "runtime", ""),
         ({"reference": "differs", "said": "wrong answer: y"}, "failed", ""),
         ({"stage": "serve", "said": "not loaded: x"}, "failed", ""),
+        (
+            {"stage": "serve", "reference": "fails", "said": "not answered: m: while running Div node"},
+            "runtime",
+            "operator",
+        ),
+        ({"stage": "serve", "reference": "fails", "said": "not answered: m: stopped"}, "failed", ""),
+        (
+            {"stage": "serve", "reference": "passes", "said": "not answered: m: while running Div node"},
+            "failed",
+            "operator",
+        ),
         ({"rows": "failed: rows [0]", "batch": 8}, "failed", ""),
         ({"rows": "not batched: auto: x"}, "served", ""),
         (

@@ -6,8 +6,8 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
-#: served: equal to what the case expects. runtime: equal to what ONNX Runtime answers, which is not what the case
-#: expects. refused: before publishing, by a reason that names what is in the way. failed: anything else.
+#: served: equal to what the case expects. runtime: as ONNX Runtime answers, which is not what the case expects, or its
+#: refusal of the case's values. refused: before publishing, by a reason that names what is in the way. failed: else.
 Verdict = Literal["served", "runtime", "refused", "failed"]
 
 #: Reasons that may refuse a case: words in the message -> what is in the way. The first that fits counts.
@@ -23,6 +23,7 @@ _REASONS: tuple[tuple[str, str], ...] = (
     (r"operator StringNormalizer: Failed to construct locale", "feature: a locale that this machine lacks"),
     (r"operator (\w+)(?: \(node [^)]*\))?: ", "operator: {0}, refuses this form of it"),
     (r"of operator \((\w+)\)|Optype \((\w+)\)", "operator: types of {0}"),
+    (r"while running (\w+) node", "operator: {0}, refuses these values"),
     (r"(Dropout) .*training mode", "operator: {0} in training mode"),
     (r"operator (\w+) gives other answers at every run", "operator: {0}, random"),
 )
@@ -66,6 +67,8 @@ class Outcome:
             if not self.said:
                 return "served" if self.reference != "differs" else "runtime"
             return "failed"
+        if self.stage == "serve" and self.reference == "fails" and self.said.startswith("not answered"):
+            return "runtime" if self.reason else "failed"  # for these values alone: others are answered
         if self.stage != "build" or not self.reason:
             return "failed"
         right = self.reference != "passes" or self.reason.startswith(_TYPES)

@@ -56,7 +56,7 @@ def _tables(outcomes: Sequence[Outcome]) -> str:
     )
     other = [each for each in outcomes if each.verdict == "runtime"]
     if other:
-        parts.append("Served, and equal to ONNX Runtime, whose answer is not what the case expects:\n")
+        parts.append("Served as ONNX Runtime answers, which is not what the case expects:\n")
         parts.append(_table(("case", "the difference"), [(each.id, _code(each.reference_said)) for each in other]))
     sampled = sorted(each.id for each in outcomes if each.samples and each.verdict in ("served", "runtime"))
     if sampled:
