@@ -61,7 +61,7 @@ def test_a_killed_build_leaves_complete_models(tmp_path: Path, triton: StartTrit
 
     command = [sys.executable, "-m", "kill.builder", str(tmp_path)]
     # Half of the kills anywhere in a build, half soon after it began to publish.
-    for flags, ready, delay in (([], None, (0.2, 3.0)), (["--tell"], b"ready", (0.0, 0.025))):
+    for flags, ready, delay in (([], None, (0.2, 5.0)), (["--tell"], b"ready", (0.0, 0.025))):
         tally = kill_loop(
             [*command, *flags],
             repository=repository,

@@ -303,11 +303,12 @@ bound = client.model("fixed").bind(rows=1)
 bound()
 {ends[how]}
 """
-    before = {path.name for path in FOLDER.glob(f"{PREFIX}*")}
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stdout) == (0, "0\n"), done.stderr
+    command = [sys.executable, "-c", script]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as done:
+        out, err = done.communicate()
+    assert (done.returncode, out) == (0, "0\n"), err
     assert not regions(server)
-    assert {path.name for path in FOLDER.glob(f"{PREFIX}*")} <= before
+    assert not list(FOLDER.glob(f"{PREFIX}{done.pid}-*"))
 
 
 @pytest.mark.server

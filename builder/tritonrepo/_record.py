@@ -75,7 +75,7 @@ def versions(model: Path) -> tuple[int, ...]:
     try:
         with os.scandir(model) as entries:
             numbers = [as_version(entry.name) for entry in entries if entry.is_dir()]
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return ()
     return tuple(sorted(number for number in numbers if number is not None))
 

@@ -64,4 +64,5 @@ def _dropout_mode(
         return False
     mode = known.get(node.input[2])
     value = array(mode, context.folder) if mode is not None else None
-    return None if value is None else bool(value.all())
+    # Anything else is no mode, and ONNX Runtime says so of the model.
+    return bool(value) if value is not None and value.dtype == bool and value.size == 1 else None
