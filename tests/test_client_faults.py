@@ -73,13 +73,13 @@ def held() -> tuple[int, int]:
 @pytest.fixture(autouse=True)
 def nothing_leaks(server: EmbeddedServer) -> Iterator[None]:
     """Sockets, threads and shared memory are after each test what they were before it."""
-    before, shared = held(), set(os.listdir("/dev/shm"))  # noqa: PTH208, S108
+    before, shared, own = held(), set(os.listdir("/dev/shm")), f"tritonrepo-{os.getpid()}-"  # noqa: PTH208, S108
     yield
     gc.collect()
     end = time.monotonic() + 10
     while time.monotonic() < end:
         files, threads = held()
-        left = [name for name in set(os.listdir("/dev/shm")) - shared if name.startswith("tritonrepo-")]  # noqa: PTH208, S108
+        left = [name for name in set(os.listdir("/dev/shm")) - shared if name.startswith(own)]  # noqa: PTH208, S108
         # gRPC keeps some descriptors of its own pollers for later.
         if files <= before[0] + 8 and threads <= before[1] and not left:
             return

@@ -36,6 +36,8 @@ from tritonrepo_client._regions import FOLDER, PREFIX, Region, abandoned
 from tritonrepo_client.testing import FakeTriton
 from tritonrepo_client.transport import drive
 
+# Every client looks for what others left in the machine's shared memory: not beside another test that does.
+pytestmark = pytest.mark.xdist_group("shared-memory")
 MODES = pytest.mark.parametrize("mode", ["threads", "asyncio"])
 TRANSPORTS = pytest.mark.parametrize("transport", ["grpc", "http"])
 
