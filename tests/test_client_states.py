@@ -547,5 +547,5 @@ def test_a_hundred_leases_leave_nothing(server: EmbeddedServer) -> None:
         for _ in range(100):
             with model.bind(rows=1) as bound:
                 bound()
-        assert len(os.listdir("/proc/self/fd")) <= before + 1 and threading.active_count() == threads  # noqa: PTH208
+        assert len(os.listdir("/proc/self/fd")) <= before + 1 and threading.active_count() <= threads  # noqa: PTH208
     assert not regions(server) and not files()
