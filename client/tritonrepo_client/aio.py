@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, overload
 
@@ -13,10 +13,8 @@ from tritonrepo_client._infer import CallOptions, Plan
 from tritonrepo_client._lease import Lease, Shapes
 from tritonrepo_client._runtime import AsyncRuntime
 from tritonrepo_client._sequence import SequenceCore
-from tritonrepo_client.client import ModelBase, make_core
-from tritonrepo_client.settings import TLS, Breaker, Compression, Retry, Settings
+from tritonrepo_client.client import ClientBase, ModelBase
 from tritonrepo_client.tensor import Array, Signature
-from tritonrepo_client.transport import Transport
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -24,7 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["AsyncClient", "AsyncModel", "AsyncPreparedRequest"]
 
 
-class AsyncClient:
+class AsyncClient(ClientBase):
     """`Client` for asyncio. It belongs to the event loop of its first call. Cancelling a task cancels its request at
     the server.
 
@@ -34,36 +32,7 @@ class AsyncClient:
     Arguments and errors are those of `Client`.
     """
 
-    def __init__(
-        self,
-        url: str | Transport | Sequence[str | Transport],
-        *,
-        timeout: float = 60.0,
-        connect_timeout: float = 5.0,
-        tls: TLS | None = None,
-        headers: Mapping[str, str] | None = None,
-        token: str | Callable[[], str] | None = None,
-        compression: Compression | None = None,
-        max_message_bytes: int = 2**31 - 1,
-        retry: Retry | None = None,
-        breaker: Breaker | None = None,
-        concurrency: int = 8,
-        trace: bool | None = None,
-    ) -> None:
-        settings = Settings(
-            timeout, connect_timeout, tls, headers or {}, token, compression, max_message_bytes, retry or Retry(),
-            breaker or Breaker(), concurrency, trace,
-        )  # fmt: skip
-        self.timeout = timeout
-        self._core = make_core(url, settings, AsyncRuntime(concurrency))
-
-    def __repr__(self) -> str:
-        return f"<AsyncClient of {self.endpoint}>"
-
-    @property
-    def endpoint(self) -> str:
-        """The server's URL; several with commas between them."""
-        return self._core.endpoint
+    _runtime = AsyncRuntime
 
     def model(self, name: str, version: str = "") -> AsyncModel:
         """A model of the server. Asks the server nothing yet."""

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["Client", "Model", "ModelStatus", "PreparedRequest"]
 
 
-def make_core(where: str | Transport | Sequence[str | Transport], settings: Settings, runtime: Runtime) -> Core:
+def _core_of(where: str | Transport | Sequence[str | Transport], settings: Settings, runtime: Runtime) -> Core:
     """A core for URLs, or for transports that there are already."""
     places = [where] if isinstance(where, str) or not isinstance(where, Sequence) else list(where)
     if not places:
@@ -35,28 +35,10 @@ def make_core(where: str | Transport | Sequence[str | Transport], settings: Sett
     return Core(transports, settings, runtime)
 
 
-class Client:
-    """A client of one server, or of several that serve the same models. Safe to use from many threads, not
-    across a fork.
+class ClientBase:
+    """What clients for threads and for asyncio have in common. The arguments are told at `Client`."""
 
-    Args:
-        url: ``grpc://host:port``, ``http://host:port``, ``grpcs://...`` or ``https://...``; or several of them: each
-            request goes to the one that is well and has the least to do. Nothing is sent before the first call.
-        timeout: seconds that a call may take as a whole, where it says nothing else; ``math.inf`` is without limit.
-        connect_timeout: seconds that one attempt to connect may take.
-        tls: certificates for ``grpcs`` and ``https``; by default the system's.
-        headers: headers (gRPC: metadata) of every request.
-        token: a bearer token, or a function that gives one for each request. Use TLS with it.
-        compression: compress requests, and let the server compress replies. Worth it on slow networks only.
-        max_message_bytes: larger requests are refused before sending, larger replies while they come.
-        retry: when requests are sent again.
-        breaker: when an endpoint is left alone.
-        concurrency: requests at once for the parts of a batch that is larger than the model takes.
-        trace: send OpenTelemetry's trace headers; None: where it is installed.
-
-    Raises:
-        ValueError: a URL or setting that cannot be used.
-    """
+    _runtime: Callable[[int], Runtime]
 
     def __init__(
         self,
@@ -79,15 +61,41 @@ class Client:
             breaker or Breaker(), concurrency, trace,
         )  # fmt: skip
         self.timeout = timeout
-        self._core = make_core(url, settings, ThreadRuntime(concurrency))
+        self._core = _core_of(url, settings, self._runtime(concurrency))
 
     def __repr__(self) -> str:
-        return f"<Client of {self.endpoint}>"
+        return f"<{type(self).__name__} of {self.endpoint}>"
 
     @property
     def endpoint(self) -> str:
         """The server's URL; several with commas between them."""
         return self._core.endpoint
+
+
+class Client(ClientBase):
+    """A client of one server, or of several that serve the same models. Safe to use from many threads, not
+    across a fork.
+
+    Args:
+        url: ``grpc://host:port``, ``http://host:port``, ``grpcs://...`` or ``https://...``; or several of them: each
+            request goes to the one that is well and has the least to do. Nothing is sent before the first call.
+        timeout: seconds that a call may take as a whole, where it says nothing else; ``math.inf`` is without limit.
+        connect_timeout: seconds that one attempt to connect may take.
+        tls: certificates for ``grpcs`` and ``https``; by default the system's.
+        headers: headers (gRPC: metadata) of every request.
+        token: a bearer token, or a function that gives one for each request. Use TLS with it.
+        compression: compress requests, and let the server compress replies. Worth it on slow networks only.
+        max_message_bytes: larger requests are refused before sending, larger replies while they come.
+        retry: when requests are sent again.
+        breaker: when an endpoint is left alone.
+        concurrency: requests at once for the parts of a batch that is larger than the model takes.
+        trace: send OpenTelemetry's trace headers; None: where it is installed.
+
+    Raises:
+        ValueError: a URL or setting that cannot be used.
+    """
+
+    _runtime = ThreadRuntime
 
     def model(self, name: str, version: str = "") -> Model:
         """A model of the server; ``version`` "" leaves the choice to the server. Asks the server nothing yet."""
