@@ -195,8 +195,10 @@ def test_what_the_server_tells(triton_client: Any) -> None:
     model = triton_client.model("flat")
     before = int(model.statistics()[0].get("inference_count", 0))
     model(np.zeros(1, np.float32))
-    after = model.statistics()[0]
-    assert int(after["inference_count"]) == before + 1
+    end = time.monotonic() + 10  # the server counts a request after it has replied
+    while int(model.statistics()[0].get("inference_count", 0)) == before and time.monotonic() < end:
+        time.sleep(0.01)
+    assert int(model.statistics()[0]["inference_count"]) == before + 1
     assert {"flat", "batch"} <= {each["name"] for each in triton_client.statistics()}
     assert model.ready() and not triton_client.model("nope").ready()
 
