@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -112,7 +113,7 @@ def verify(
         zeros = _refuses_zeros(artefact, served, plan)
         return Verdict(all(error.ok for error in errors), None, None, errors, refuses_zeros=zeros)
 
-    make = _Generated(spec.verification, served, prepared.path, reference.runs)
+    make = _Generated(spec.verification, served, prepared.path, partial(runs, reference))
     groups = list(_proof_rows(spec, served, plan, make))
     answers = answers_alone(groups, reference, served)
     if isinstance(answers, str):
@@ -188,7 +189,7 @@ def find_sizes(
         }
         return {axis: sizes[axis] for axis in axes}
     session = Session(prepared.path, optimize=False)
-    generated = _Generated(Verification(seed=seed), signature, prepared.path, session.runs)
+    generated = _Generated(Verification(seed=seed), signature, prepared.path, partial(runs, session))
     first = {axis_key(tensor, 0) for tensor in signature.inputs if tensor.shape}
     for size in _SIZES_TO_TRY:
         sizes = {axis: 1 if axis in first else size for axis in axes}
@@ -207,6 +208,15 @@ def find_sizes(
 def output_shapes(prepared: Prepared) -> dict[str, tuple[Dim, ...]]:
     """Shapes of the outputs as ONNX Runtime infers them, which may know more than the file says."""
     return Session(prepared.path, optimize=True).output_shapes
+
+
+def runs(model: Runs, inputs: Arrays) -> bool:
+    """Whether a model runs on these inputs."""
+    try:
+        model.run(inputs)
+    except ModelError:
+        return False
+    return True
 
 
 class Session:
@@ -262,14 +272,6 @@ class Session:
             ) from None
         return {name: np.asarray(value) for name, value in zip(self.output_shapes, values, strict=True)}
 
-    def runs(self, inputs: Arrays) -> bool:
-        """Whether the model runs on these inputs."""
-        try:
-            self.run(inputs)
-        except ModelError:
-            return False
-        return True
-
 
 class Reference:
     """The original model, asked and answering as the prepared one does: with its names, shapes and types."""
@@ -307,14 +309,6 @@ class Reference:
             arrays[served.name] = array[:1] if repeated else array
         return arrays
 
-    def runs(self, inputs: Arrays) -> bool:
-        """Whether the original runs on these inputs."""
-        try:
-            self.run(inputs)
-        except ModelError:
-            return False
-        return True
-
     def unload(self) -> None:
         """Let go of the model."""
         del self._session
@@ -347,7 +341,7 @@ def samples(
             yield f"{loaded[0][0]}, two rows", _two_rows(loaded[0][1])
         return
     one = (lambda inputs: _row(inputs, 0)) if plan.max_batch_size else (lambda inputs: inputs)
-    generated = _Generated(spec.verification, signature, runner.path, lambda inputs: runner.runs(one(inputs)))
+    generated = _Generated(spec.verification, signature, runner.path, lambda inputs: runs(runner, one(inputs)))
     for label, at, shapes in _profile_shapes(plan):
         for repeat in range(max(1, spec.verification.generated)):
             yield label, generated.usual(shapes, at, repeat)
@@ -455,7 +449,7 @@ def _add_rows_that_differ(
             return
         rows = tuple(make.usual(shapes, "opt", 100 + number) for number in range(min(4, largest.largest)))
         rows = wider(rows, signature) if label == "wide values" else rows
-        if all(reference.runs(row) for row in rows):
+        if all(runs(reference, row) for row in rows):
             groups.append(Rows(rows, ((label, len(rows)),), False, largest.largest))
             answers.append([reference.run(row) for row in rows])
 
