@@ -111,7 +111,8 @@ def spec_of(folder: Path, count: int, size: int) -> Path:
     """A spec of ``count`` models, each with about ``size`` bytes of weights."""
     folder.mkdir(parents=True)
     columns = max(1, size // 16)
-    weights = numpy_helper.from_array(np.zeros((4, columns), np.float32), "w")
+    # Rows must have different answers, or no batch of them proves anything.
+    weights = numpy_helper.from_array(np.random.default_rng(0).random((4, columns), np.float32), "w")
     values = [
         helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", width])
         for name, width in (("x", 4), ("y", columns))
