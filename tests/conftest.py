@@ -145,3 +145,13 @@ def write_python_model(
     (folder / "config.pbtxt").write_text(text, encoding="utf-8")
     (folder / str(version) / "model.py").write_text(textwrap.dedent(code), encoding="utf-8")
     return folder
+
+
+@pytest.fixture(params=["grpc-threads", "grpc-asyncio", "http-threads", "http-asyncio"])
+def triton_client(server: EmbeddedServer, request: pytest.FixtureRequest) -> Iterator[Any]:
+    """A client of the module's own fixture ``server``, each kind in turn."""
+    from test_client import any_client, url
+
+    transport, mode = request.param.split("-")
+    with any_client(url(server, transport), mode) as client:
+        yield client

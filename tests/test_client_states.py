@@ -144,13 +144,6 @@ def server(runtime: Runtime, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         yield server
 
 
-@pytest.fixture(params=["grpc-threads", "grpc-asyncio", "http-threads", "http-asyncio"])
-def triton_client(server: EmbeddedServer, request: pytest.FixtureRequest) -> Iterator[Any]:
-    transport, mode = request.param.split("-")
-    with any_client(url(server, transport), mode) as client:
-        yield client
-
-
 def core_of(client: Any) -> Any:
     return getattr(client, "_core", None) or client._wrapped._core
 

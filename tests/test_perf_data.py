@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from test_client import DTYPES
 from tritonrepo_client.perf.command import parser, run, settings_of
 from tritonrepo_client.perf.data import Axis, load_data, parse_shape, random_data, with_expected
 from tritonrepo_client.perf.errors import DataError, PerfError, UsageError
@@ -25,22 +26,7 @@ from tritonrepo_client.tensor import Signature, TensorSpec
 
 IMAGE = Signature((TensorSpec("x", "FP32", (-1, 3, -1, -1)),), (TensorSpec("y", "FP32", (-1, 2)),), 8)
 PLAIN = Signature((TensorSpec("a", "INT64", (2,)), TensorSpec("t", "BYTES", (-1,), optional=True)), (), 0)
-TYPES = [
-    "BOOL",
-    "UINT8",
-    "UINT16",
-    "UINT32",
-    "UINT64",
-    "INT8",
-    "INT16",
-    "INT32",
-    "INT64",
-    "FP16",
-    "FP32",
-    "FP64",
-    "BF16",
-    "BYTES",
-]
+TYPES = [*DTYPES, "BYTES"]
 
 
 def shapes(*texts: str) -> dict[str, tuple[Axis, ...]]:
